@@ -1,0 +1,33 @@
+# Everything runs in .venv, which the first target makes from requirements.txt and constraints.txt.
+PYTHON ?= python3
+RUN := .venv/bin/python
+DATA_DIR ?=
+DATA := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+.PHONY: demo test data features bench lint
+
+.venv/.installed: requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+demo: .venv/.installed
+	$(RUN) demo.py
+	$(RUN) features.py --data-dir data/demo
+	$(RUN) experiments.py run --quick --figures --data-dir data/demo --results-dir runs/results
+
+test: .venv/.installed
+	$(RUN) -m pytest
+
+data: .venv/.installed
+	./download_data.sh small $(or $(DATA_DIR),data)
+
+features: .venv/.installed
+	$(RUN) features.py $(DATA)
+
+bench: .venv/.installed
+	$(RUN) benchmarks/extraction.py $(DATA)
+	$(RUN) benchmarks/training.py
+
+lint: .venv/.installed
+	$(RUN) -m ruff check .

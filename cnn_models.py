@@ -1,0 +1,324 @@
+"""Convolutional networks over frequency, over time, and over both, after Choi et al. [1]_.
+
+Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Kernels and pools are
+frequency × time. Three pools of 4 leave ``frames // 64`` frames; the last pool makes them one.
+
+References
+----------
+.. [1] K. Choi, G. Fazekas, M. Sandler, K. Cho, "Convolutional recurrent neural networks for music
+   classification", ICASSP 2017, arXiv:1609.04243.
+.. [2] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
+   arXiv:1512.03385.
+.. [3] G. Huang, Z. Liu, L. van der Maaten, K. Weinberger, "Densely connected convolutional networks",
+   CVPR 2017, arXiv:1608.06993.
+.. [4] W. Bian, J. Wang, B. Zhuang, J. Yang, S. Wang, J. Xiao, "Audio-based music classification with DenseNet
+   and data augmentation", PRICAI 2019, arXiv:1906.11620.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+# ---- building blocks, shared with crnn_models and bbnn_models ----------------------------------------------
+
+
+def conv_block(n_in, n_out, kernel, padding="same"):
+    """Conv → BatchNorm → ReLU: the basic block. The norm makes a bias of the convolution redundant."""
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Channels in and out.
+    kernel : tuple of int
+        Height and width of the two convolutions; heights and widths are kept.
+    """
+
+    def __init__(self, n_in, n_out, kernel):
+        super().__init__()
+        self.residual = nn.Sequential(
+            conv_block(n_in, n_out, kernel),
+            nn.Conv2d(n_out, n_out, kernel, padding="same", bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, bias=False)    # no bias: the norm beside it has one
+
+    def forward(self, x):                                        # (batch, n_in, bins, frames)
+        return torch.relu(self.residual(x) + self.shortcut(x))   # (batch, n_out, bins, frames)
+
+
+class DenseBlock(nn.Module):
+    """Two basic blocks, each fed with all that came before, and a 1×1 block to compress the lot [3]_.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Channels in and out.
+    kernel : tuple of int
+        Height and width of the first two convolutions; heights and widths are kept.
+    """
+
+    def __init__(self, n_in, n_out, kernel):
+        super().__init__()
+        both = n_in + n_out
+        self.first = conv_block(n_in, n_out, kernel)
+        self.second = conv_block(both, both, kernel)
+        self.compress = conv_block(2 * both, n_out, 1)
+
+    def forward(self, x):                               # (batch, n_in, bins, frames)
+        x = torch.cat([x, self.first(x)], dim=1)        # (batch, n_in + n_out, bins, frames)
+        x = torch.cat([x, self.second(x)], dim=1)       # (batch, 2 (n_in + n_out), bins, frames)
+        return self.compress(x)                         # (batch, n_out, bins, frames)
+
+
+BLOCKS = {"basic": conv_block, "resnet": ResidualBlock, "densenet": DenseBlock}
+
+
+def dense_layers(*widths):
+    """Fully connected layers: Dropout 0.5 before each, ReLU after each but the last.
+
+    >>> len(dense_layers(256, 32, 8))    # Dropout, Linear, ReLU, Dropout, Linear
+    5
+    """
+    if widths[-1] < 2:
+        raise ValueError(f"n_classes must be at least 2, not {widths[-1]}")
+    layers = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Dropout(0.5), nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def require_size(n_bins, n_frames, min_bins, min_frames):
+    """Raise a ValueError where pooling would leave nothing of the input."""
+    if n_bins < min_bins or n_frames < min_frames:
+        raise ValueError(f"input of {n_bins} bins x {n_frames} frames is too small: "
+                         f"this network needs at least {min_bins} x {min_frames}")
+
+
+def last_pool_width(n_frames, last_pool=None):
+    """Frames under the last pool of a CNN, which makes one of the ``n_frames // 64`` that reach it.
+
+    >>> last_pool_width(640), last_pool_width(640, last_pool=6)
+    (10, 6)
+    """
+    left = n_frames // 64
+    if last_pool is None:
+        return left
+    if not left // 2 < last_pool <= left:    # fewer would leave two or more, more would leave none
+        raise ValueError(f"last_pool={last_pool} does not make one frame of the {left} left of {n_frames}: "
+                         f"choose {left // 2 + 1} to {left}, or None to pool all")
+    return last_pool
+
+
+# ---- networks ----------------------------------------------------------------------------------------------
+
+
+class FrequencyCNN(nn.Module):
+    """Convolve and pool over time alone: each bin keeps to itself until the dense layers.
+
+    The dense layers are bins·32 → 512 → 128 → 32 → classes, or bins·32 → 256 → 32 → classes where bins·32 is
+    512 or less (up to 16 bins, so every chroma feature).
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input: 1 bin, 64 frames or more.
+    n_classes : int
+        Number of genres.
+    blocks : sequence of 4 str
+        For each convolution "basic", "resnet" [2]_ or "densenet" [3]_ [4]_.
+    last_pool : int, optional
+        Frames under the last max pool; by default all that are left. 6 is the original study's,
+        which at 640 frames never sees the last four of ten.
+
+    Raises
+    ------
+    ValueError
+        If the input is too small, or a block, `last_pool` or `n_classes` does not exist.
+
+    Examples
+    --------
+    >>> FrequencyCNN(84, blocks=("basic", "resnet", "basic", "basic"))(torch.zeros(2, 84, 640)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=640, n_classes=8, blocks=("basic",) * 4, last_pool=None):
+        super().__init__()
+        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        if len(blocks) != 4 or not set(blocks) <= set(BLOCKS):
+            raise ValueError(f"blocks must be four of {', '.join(BLOCKS)}, not {blocks!r}")
+        block1, block2, block3, block4 = (BLOCKS[name] for name in blocks)
+        self.convolve = nn.Sequential(
+            block1(1, 16, (1, 5)), nn.MaxPool2d((1, 4)),     # 16 × bins × frames / 4
+            block2(16, 16, (1, 5)), nn.MaxPool2d((1, 4)),    # 16 × bins × frames / 16
+            block3(16, 32, (1, 5)), nn.MaxPool2d((1, 4)),    # 32 × bins × frames / 64
+            block4(32, 32, (1, 5)), nn.MaxPool2d((1, last_pool_width(n_frames, last_pool))),
+        )
+        values = 32 * n_bins
+        hidden = (512, 128, 32) if values > 512 else (256, 32)
+        self.classify = dense_layers(values, *hidden, n_classes)
+
+    def forward(self, x):                    # (batch, bins, frames)
+        x = self.convolve(x.unsqueeze(1))    # (batch, 32, bins, 1)
+        x = x.flatten(1)                     # (batch, 32 bins)
+        return self.classify(x)              # (batch, classes)
+
+
+class TemporalCNN(nn.Module):
+    """Convolve over time alone, after one convolution that spans all frequency bins.
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input: 1 bin, 64 frames or more.
+    n_classes : int
+        Number of genres.
+    last_pool : int, optional
+        Frames under the last max pool; by default all that are left. 6 is the original study's,
+        which at 640 frames never sees the last four of ten.
+
+    Raises
+    ------
+    ValueError
+        If the input is too small, or `last_pool` or `n_classes` does not fit.
+
+    Examples
+    --------
+    >>> TemporalCNN(12, n_classes=4)(torch.zeros(2, 12, 640)).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None):
+        super().__init__()
+        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        self.spectral = nn.Sequential(
+            conv_block(1, 64, (n_bins, 5), padding=(0, 2)), nn.MaxPool2d((1, 4)),    # "valid" in frequency
+        )
+        self.temporal = nn.Sequential(
+            conv_block(64, 128, (1, 5)), nn.MaxPool2d((1, 4)),     # 128 × 1 × frames / 16
+            conv_block(128, 256, (1, 5)), nn.MaxPool2d((1, 4)),    # 256 × 1 × frames / 64
+            conv_block(256, 512, (1, 5)), nn.MaxPool2d((1, last_pool_width(n_frames, last_pool))),
+        )
+        self.classify = dense_layers(512, 256, 32, n_classes)
+
+    def forward(self, x):                    # (batch, bins, frames)
+        x = self.spectral(x.unsqueeze(1))    # (batch, 64, 1, frames / 4)
+        x = self.temporal(x).flatten(1)      # (batch, 512)
+        return self.classify(x)              # (batch, classes)
+
+
+def square_heights(n_bins):
+    """Heights of the first three pools of SquareCNN, and the bins that they leave.
+
+    2, 2, 3 from 24 bins on. Fewer bins would be 1 after that, so the third pool is 2 high.
+
+    >>> square_heights(12), square_heights(84), square_heights(128)
+    (((2, 2, 2), 1), ((2, 2, 3), 7), ((2, 2, 3), 10))
+    """
+    third = 3 if n_bins >= 24 else 2
+    return (2, 2, third), n_bins // 2 // 2 // third
+
+
+def square_layers(n_bins, pools):
+    """Four 3×3 convolutions, 8 to 256 channels, each with its max pool; 1×5 where a single bin is left."""
+    layers, n_in = [], 1
+    for n_out, pool in zip((8, 32, 128, 256), pools, strict=True):
+        layers += [conv_block(n_in, n_out, (3, 3) if n_bins > 1 else (1, 5)), nn.MaxPool2d(pool)]
+        n_in, n_bins = n_out, n_bins // pool[0]
+    return nn.Sequential(*layers)
+
+
+class SquareCNN(nn.Module):
+    """Convolve over frequency and time together, until one value is left per channel.
+
+    The pools are 2, 2, 3 bins high (2, 2, 2 below 24 bins), and the last one as high as what is left: 1 at 12
+    bins, 7 at 84, 10 at 128.
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input: 8 bins, 64 frames or more.
+    n_classes : int
+        Number of genres.
+    last_pool : int, optional
+        Frames under the last max pool; by default all that are left, and all bins that are left.
+        6 is the original study's, which at 640 frames never sees the last four of ten. With a number the
+        last pool sees 60 % of the bins, rounded up, as in the original: 5 of 7 at 84 bins, 6 of 10 at 128.
+
+    Raises
+    ------
+    ValueError
+        If the input is too small, or `last_pool` or `n_classes` does not fit.
+
+    Examples
+    --------
+    >>> SquareCNN(128, n_frames=128)(torch.zeros(2, 128, 128)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None):
+        super().__init__()
+        require_size(n_bins, n_frames, min_bins=8, min_frames=64)
+        heights, bins = square_heights(n_bins)
+        if last_pool is not None:
+            bins = (6 * bins + 9) // 10                   # 1 of 1, 5 of 7, 6 of 10
+        pools = [(height, 4) for height in heights] + [(bins, last_pool_width(n_frames, last_pool))]
+        self.convolve = square_layers(n_bins, pools)
+        self.classify = dense_layers(256, 128, 32, n_classes)
+
+    def forward(self, x):                    # (batch, bins, frames)
+        x = self.convolve(x.unsqueeze(1))    # (batch, 256, 1, 1)
+        x = x.flatten(1)                     # (batch, 256)
+        return self.classify(x)              # (batch, classes)
+
+
+# ---- for the notebooks -------------------------------------------------------------------------------------
+
+
+def layer_table(model, n_bins, n_frames):
+    """What a model is made of, in the order in which a clip passes through it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network that takes ``(batch, bins, frames)``.
+    n_bins, n_frames : int
+        Size of the clip to pass through.
+
+    Returns
+    -------
+    list of tuple
+        Name, kind, kernel (None without one), output shape without the batch, parameters; a row per layer.
+
+    Examples
+    --------
+    >>> layer_table(TemporalCNN(84), 84, 640)[0]
+    ('spectral.0.0', 'Conv2d', (84, 5), (64, 1, 640), 26880)
+    """
+    rows, hooks, training = [], [], model.training
+
+    def note(name, layer, output):
+        output = output[0] if isinstance(output, tuple) else output    # recurrent layers give their state too
+        kernel = getattr(layer, "kernel_size", None)
+        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        weights = sum(p.numel() for p in layer.parameters())
+        rows.append((name, type(layer).__name__, kernel, tuple(output.shape[1:]), weights))
+
+    for name, layer in model.named_modules():
+        if not list(layer.children()):
+            hooks.append(layer.register_forward_hook(lambda layer, _, out, name=name: note(name, layer, out)))
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, n_bins, n_frames, device=next(model.parameters()).device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return rows

@@ -1,0 +1,208 @@
+"""The feature cache as a dataset that trains fast: rows, splits and normalisation, nothing copied.
+
+    features/index.csv      track_id,status: line i is row i of every array
+    features/cqt.npy        (tracks, bins, frames); value = stored * scale + offset
+    features/cqt.json       scale, offset, unit, parameters, versions
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
+
+STATUSES = ("ok", "short", "silent", "undecodable", "missing")
+
+
+def load_index(features_dir):
+    """Read ``index.csv``: line i is row i of every array.
+
+    Returns
+    -------
+    index : DataFrame with columns track_id and status
+    """
+    path = Path(features_dir) / "index.csv"
+    if not path.is_file():
+        raise DataError(f"{path} not found: make the features first, python features.py --data-dir {path.parent.parent}")
+    try:
+        index = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a table: delete {path.parent} and run features.py again") from error
+    if list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all():
+        raise DataError(f"{path} is not an index of track_id,status: delete {path.parent} and run features.py again")
+    return index
+
+
+def open_feature(features_dir, name, n_tracks):
+    """Memory-map one array of the cache.
+
+    Returns
+    -------
+    array : memmap, shape (tracks, bins, frames)
+    info : dict
+        The JSON beside it.
+    """
+    path = Path(features_dir) / f"{name}.npy"
+    remedy = f"delete {path.with_suffix('.*')} and run features.py again"
+    if not path.is_file():
+        have = sorted(p.stem for p in path.parent.glob("*.npy"))
+        raise DataError(f"{path} not found: run features.py --features {name} (there are: {some(have, 9) or 'none'})")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        info["scale"], info["offset"]
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} not found: {remedy}") from error
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise DataError(f"{path} or its .json is damaged ({error}): {remedy}") from error
+    if array.ndim != 3 or len(array) != n_tracks:
+        raise DataError(f"{path} has shape {array.shape}, index.csv lists {n_tracks} tracks: {remedy}")
+    return array, info
+
+
+class FeatureDataset:
+    """One feature of a collection, with labels and splits, read by rows.
+
+    The array is held in memory, or on the GPU, if it fits there; else it stays memory-mapped. Splits are
+    rows of one array. A batch is one gather and one multiply-add, whatever its size.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    feature : str
+        Name of an array in the cache.
+    scale : {"db", "linear"}
+        For a feature stored in decibels: as it is, or back to amplitude (cqt) or power (mel).
+    subset : str
+    features_dir : path-like, optional
+        ``<data_dir>/features`` by default.
+    device : str or torch.device
+        Where batches are wanted.
+    hold : bool, optional
+        Hold the array in memory; by default if it takes less than half of it.
+
+    Attributes
+    ----------
+    genres : list of str
+        Sorted; the classes.
+    tracks : DataFrame
+        Metadata of each row of the array.
+    labels : Tensor, shape (tracks,), int64
+        -1 where the genre is unknown.
+    rows : dict of str to ndarray
+        Split to rows that are of status ok and have a genre.
+    shape : tuple
+        (bins, frames).
+    info : dict
+        The cache's JSON: unit, parameters, versions.
+    """
+
+    def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
+        import torch
+
+        features_dir = Path(features_dir or Path(data_dir) / "features")
+        self.name, self.feature, self.scale = dataset_name(data_dir, subset), feature, scale
+        self.device = torch.device(device)
+        index = load_index(features_dir)
+        self.array, self.info = open_feature(features_dir, feature, len(index))
+        self.shape = self.array.shape[1:]
+        if scale not in ("db", "linear"):
+            raise DataError(f'scale {scale!r} is unknown: choose "db" or "linear"')
+        if scale == "linear" and "power" not in self.info:
+            raise DataError(f"{feature} is not stored in decibels: it has no linear scale to go back to")
+        tracks = load_tracks(data_dir, subset)
+        lost = index["track_id"][~index["track_id"].isin(tracks.index)]
+        if len(lost):
+            raise DataError(f"{features_dir}/index.csv lists track {lost.iloc[0]}, which tracks.csv has not in its "
+                            f"{subset} subset: the cache is of other data, pass --features-dir")
+        self.tracks = tracks.loc[index["track_id"]].assign(status=index["status"].to_numpy())
+        self.genres = sorted(self.tracks["genre"].dropna().unique())
+        labels = pd.Categorical(self.tracks["genre"], self.genres).codes
+        usable = (self.tracks["status"] == "ok").to_numpy() & (labels >= 0)
+        self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
+        empty = [genre for k, genre in enumerate(self.genres) if not (labels[self.rows["training"]] == k).any()]
+        if empty or not self.genres:
+            raise DataError(f"{data_dir}: no usable training clip of genre {some(empty) or '(there is none)'}: "
+                            "python fma.py says what is wrong with the folder")
+        self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
+        self.artists = artists_of(self.tracks)
+        if hold or (hold is None and self.array.nbytes < _spare_memory(self.device)):
+            self.array = torch.from_numpy(np.load(features_dir / f"{feature}.npy", allow_pickle=False)).to(self.device)
+        self._stored = [torch.as_tensor(self.info[k], dtype=torch.float32, device=self.device).reshape(-1, 1)
+                        for k in ("scale", "offset")]
+        self.mean, self.std = torch.zeros_like(self._stored[0]), torch.ones_like(self._stored[0])
+
+    def __repr__(self):
+        counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
+        return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]} ({self.scale}), {len(self.genres)} "
+                f"genres, {counts}" + (" - SYNTHETIC" if self.name == "demo" else ""))
+
+    def raw(self, rows):
+        """Values of some rows in the feature's unit, without normalisation.
+
+        Returns
+        -------
+        x : Tensor, shape (len(rows), bins, frames), float32
+        """
+        import torch
+
+        if isinstance(self.array, np.ndarray):
+            rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+            x = torch.from_numpy(self.array[rows]).to(self.device)
+        else:
+            x = self.array[torch.as_tensor(rows, device=self.array.device)]
+        x = x.float().mul_(self._stored[0]).add_(self._stored[1])
+        return x.mul_(self.info["power"] / 20 * np.log(10)).exp_() if self.scale == "linear" else x
+
+    def batch(self, rows):
+        """Normalised values and labels of some rows.
+
+        Parameters
+        ----------
+        rows : sequence of int, ndarray or Tensor
+
+        Returns
+        -------
+        x : Tensor, shape (batch, bins, frames), float32
+        y : Tensor, shape (batch,), int64
+        """
+        import torch
+
+        y = self.labels[torch.as_tensor(rows, device=self.labels.device)]
+        return self.raw(rows).sub_(self.mean).div_(self.std), y
+
+    def normalise(self, mean=None, std=None):
+        """Set the normalisation of each bin: as given, or fitted on the training clips alone.
+
+        Returns
+        -------
+        mean, std : list of float, one for each bin
+            To save with a run. A bin that never changes gets 1 as its deviation.
+        """
+        import torch
+
+        if mean is None:
+            total = torch.zeros(2, self.shape[0], dtype=torch.float64, device=self.device)
+            rows = self.rows["training"]
+            for part in np.array_split(rows, -(-len(rows) // 64)):
+                x = self.raw(part)
+                total += torch.stack([x.sum(2).double().sum(0), x.square_().sum(2).double().sum(0)])
+            mean, square = total / (len(rows) * self.shape[1])
+            std = (square - mean**2).clamp(min=0).sqrt()
+            std[std < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
+        self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32, device=self.device).reshape(-1, 1)
+                               for v in (mean, std))
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
+
+
+def _spare_memory(device):
+    """Bytes that an array may take: half of the machine's, or 60 % of what is free on the GPU."""
+    import torch
+
+    if device.type == "cuda":
+        return 0.6 * torch.cuda.mem_get_info(device)[0]
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0.5 * total / int(os.environ.get("LOCAL_WORLD_SIZE", 1))

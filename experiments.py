@@ -1,0 +1,217 @@
+"""Every row of the study as data: run them, and print the tables.
+
+    python experiments.py list
+    python experiments.py run cqt_square cqt_bbnn --repeats 3 --data-dir data/emotify
+    python experiments.py table --data-dir data/emotify
+
+`run` skips what is done and goes on with what was cut off. Each experiment leaves one JSON in
+``results/<dataset>/``, from which every table is made.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from evaluation import format_accuracy, format_interval, format_table, summarise
+from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
+from runs import load_config, load_history, load_probabilities, save_whole, selected
+
+# feature: (FrequencyCNN, TemporalCNN, SquareCNN), as the original study reports them: the best test accuracy
+# over saved epochs, in per cent.
+REPORTED = {
+    "cqt": (45.5, 39.3, 43.1),
+    "chroma_cqt": (36.0, 32.8, 33.5),
+    "chroma_cens": (31.6, 28.4, 29.9),
+    "chroma_stft": (37.6, 35.1, 35.5),
+    "mel_stft": (40.9, 36.8, 38.6),
+    "mel128": (None, None, None),
+}
+CNNS = {"frequency": "FrequencyCNN", "temporal": "TemporalCNN", "square": "SquareCNN"}
+
+# A row: feature, model (its class), args (of the class), training (settings that differ from Training's
+# defaults), reported (the original's figure, in per cent).
+EXPERIMENTS = {
+    f"{feature}_{short}": {"feature": feature, "model": model, "reported": reported}
+    for feature, figures in REPORTED.items()
+    for (short, model), reported in zip(CNNS.items(), figures, strict=True)
+}
+for kind, second, every in (("resnet", 42.8, 44.8), ("densenet", 45.8, 46.7)):
+    for place, blocks, reported in (("second", ("basic", kind, "basic", "basic"), second), ("all", (kind,) * 4, every)):
+        EXPERIMENTS[f"cqt_frequency_{kind}_{place}"] = {
+            "feature": "cqt", "model": "FrequencyCNN", "args": {"blocks": blocks}, "reported": reported}
+for model, figures in (("SequentialCRNN", (41.5, 40.1, 44.9, 43.4)), ("ParallelCRNN", (42.0, 44.9, 43.1, 41.6))):
+    for k, reported in enumerate(figures):
+        rnn, both = ("lstm", "gru")[k // 2], bool(k % 2)
+        EXPERIMENTS[f"cqt_{model[:-4].lower()}_{rnn}{'_bi' if both else ''}"] = {
+            "feature": "cqt", "model": model, "args": {"rnn": rnn, "bidirectional": both}, "reported": reported}
+EXPERIMENTS["cqt_bbnn"] = {"feature": "cqt", "model": "BBNN", "training": {"epochs": 100}, "reported": 51.1}
+EXPERIMENTS["mel_stft_bbnn_paper"] = {"feature": "mel_stft", "model": "BBNN", "args": {"variant": "paper"},
+                                      "training": {"epochs": 100}}
+
+# make demo: one of each family, with a schedule that takes a laptop minutes.
+DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
+QUICK = {"epochs": 15, "one_cycle": True, "lr": 3e-3, "batch_size": 16}
+
+
+def count_parameters(name, args):
+    """Trainable parameters of a network."""
+    from training import MODELS
+
+    return sum(p.numel() for p in MODELS[name](**args).parameters() if p.requires_grad)
+
+
+def summarise_runs(name, runs):
+    """Put the runs of an experiment, one for each seed, together.
+
+    Parameters
+    ----------
+    name : str
+    runs : list of Path
+        Finished runs on the same clips.
+
+    Returns
+    -------
+    result : dict
+        What ``results/<dataset>/<name>.json`` holds: per seed the chosen epoch, its validation and test
+        accuracy and ``test_max`` where it was watched; over seeds what `evaluation.summarise` gives.
+    """
+    tests, config = [load_probabilities(run) for run in runs], load_config(runs[0])
+    if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
+        raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
+    seeds = []
+    for run, test in zip(runs, tests, strict=True):
+        history = load_history(run)
+        best, watched = selected(history), [e["test_accuracy"] for e in history if "test_accuracy" in e]
+        seeds.append({
+            "seed": load_config(run)["training"]["seed"], "epoch": best["epoch"], "epochs": len(history),
+            "validation": round(best["validation_accuracy"], 6),
+            "test": round(float((test["probabilities"].argmax(1) == test["labels"]).mean()), 6),
+            "test_max": max(watched) if watched else None,
+            "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+        })
+    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
+                        tests[0]["genres"].tolist())
+    model = config["model"]
+    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
+            "parameters": count_parameters(model["class"], model["args"]),
+            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
+            "device": config["device"], "versions": config["versions"]}
+
+
+def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, **where):
+    """Train an experiment with seeds 0, 1, ... and write its result.
+
+    Parameters
+    ----------
+    name : str
+        A key of `EXPERIMENTS`.
+    data_dir : path-like
+    repeats : int
+        Number of seeds.
+    settings : dict, optional
+        Training settings that take precedence over the experiment's.
+    results_dir : path-like, optional
+        ``results`` by default.
+    **where
+        ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
+
+    Returns
+    -------
+    result : dict
+        See `summarise_runs`.
+    """
+    from training import run
+
+    runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": seed}, progress=progress, **where)[0]
+            for seed in range(repeats)]
+    result = summarise_runs(name, runs)
+    path = Path(results_dir or "results") / result["dataset"] / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_whole(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
+    return result
+
+
+def results_table(results):
+    """The table of some results, as Markdown, with a line that says on what it was measured."""
+    rows = [[r["experiment"], r["config"]["model"]["class"], r["config"]["feature"], f"{r['parameters']:,}",
+             f"{100 * np.mean([s['validation'] for s in r['seeds']]):.1f}",
+             format_accuracy(r["test"]), format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
+             f"{np.mean([s['seconds'] for s in r['seeds']]):.0f}"] for r in results]
+    columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC",
+               "seconds"]
+    test, name = results[0]["test"], results[0]["dataset"]
+    seeds = sorted({r["test"]["seeds"] for r in results})
+    title = "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music" if name == "demo" else name
+    return (format_table(rows, columns) + f"\n\nMeasured on {title}; {test['clips']} test clips of {test['artists']} "
+            f"artists, {some(seeds)} seed(s), epoch chosen on validation, interval over artists.")
+
+
+def save_figures(result, runs_dir, folder):
+    """Curves, ROC and confusion matrix of an experiment, as PNG files."""
+    from figures import plot_confusion, plot_history, plot_roc
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name, genres = result["experiment"], list(result["test"]["genres"])
+    runs = [Path(runs_dir) / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
+    test = load_probabilities(runs[0])
+    for kind, figure in (
+        ("history", plot_history([load_history(run) for run in runs], selected=[s["epoch"] for s in result["seeds"]])),
+        ("roc", plot_roc(test["labels"], test["probabilities"], genres)),
+        ("confusion", plot_confusion(result["test"]["confusion"], genres)),
+    ):
+        figure.savefig(folder / f"{name}_{kind}.png")
+
+
+def load_results(folder):
+    """The results in a folder, in the order of `EXPERIMENTS`."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))}
+    if not found:
+        raise DataError(f"no results in {folder}: python experiments.py run NAMES")
+    return [found[name] for name in EXPERIMENTS if name in found]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="List the study's experiments, run them, print their results.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="all names")
+    run = commands.add_parser("run", help="train experiments; what is done is not done again")
+    run.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEMO)}")
+    run.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
+    run.add_argument("--epochs", type=int)
+    run.add_argument("--figures", action="store_true", help="save curves, ROC and confusion of each")
+    table = commands.add_parser("table", help="print the results of a data set")
+    for command in (run, table):
+        command.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+        command.add_argument("--subset", default="small", choices=SUBSETS)
+        command.add_argument("--runs-dir", default="runs")
+        command.add_argument("--results-dir", default="results")
+    args = parser.parse_args(argv)
+    if args.command == "list":
+        print(format_table([[name, e["model"], e["feature"], e.get("reported")] for name, e in EXPERIMENTS.items()],
+                           ["experiment", "network", "feature", "reported by the original %"]))
+        return
+    data_dir = find_data(args.data_dir)
+    if args.command == "table":
+        print(results_table(load_results(Path(args.results_dir) / dataset_name(data_dir, args.subset))))
+        return
+    unknown = [name for name in args.names if name not in EXPERIMENTS]
+    if unknown or args.repeats < 1:
+        raise DataError(f"no experiment is named {some(unknown)}: see python experiments.py list" if unknown
+                        else "--repeats must be at least 1")
+    settings = (QUICK if args.quick else {}) | ({"epochs": args.epochs} if args.epochs else {})
+    results = [run_experiment(name, data_dir, args.repeats, settings, args.results_dir, runs_dir=args.runs_dir,
+                              subset=args.subset) for name in args.names or DEMO]
+    print("\n" + results_table(results))
+    if args.figures:
+        folder = Path(args.runs_dir) / results[0]["dataset"] / "figures"
+        for result in results:
+            save_figures(result, args.runs_dir, folder)
+        print(f"\nCurves, ROC and confusion matrix of each: {folder}/<experiment>_*.png")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,363 @@
+"""The figures of the study, in one style: plotting code that would get in the way of a notebook's lesson.
+
+Each function returns a Matplotlib figure. As the last line of a notebook cell it shows itself, once; save it
+with ``figure.savefig("images/roc.png")``. pyplot knows nothing of it, so nothing piles up and no setting of
+the reader's is changed.
+"""
+
+import colorsys
+import functools
+import io
+import zlib
+
+import numpy as np
+
+from evaluation import format_interval, genre_auc, macro_auc, roc_curve
+
+# One colour for each of FMA's top-level genres. Chosen to be told apart by readers of normal, red-blind and
+# green-blind sight alike, FMA-small's (the first eight) above all, and to be visible as lines on white.
+COLOURS = {
+    "Electronic": "#0860c0", "Experimental": "#101880", "Folk": "#088868", "Hip-Hop": "#e0b010",
+    "Instrumental": "#28b0f8", "International": "#781838", "Pop": "#f070b8", "Rock": "#e03808",
+    "Classical": "#98a020", "Jazz": "#8870b0", "Blues": "#306058", "Country": "#a82038",
+    "Soul-RnB": "#a03888", "Spoken": "#909090", "Easy Listening": "#28d890", "Old-Time / Historic": "#482800",
+}
+RUNS = ["#0860c0", "#e03808", "#088868", "#e0b010", "#781838", "#28b0f8", "#f070b8", "#909090"]
+TRAINING, VALIDATION, REPORTED, PLAIN, FAINT = "#8a8a8a", "#0860c0", "#e03808", "#303030", "#b0b0b0"
+
+STYLE = {
+    "figure.dpi": 110, "figure.facecolor": "white", "figure.constrained_layout.use": True,
+    "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "xtick.major.size": 0, "ytick.major.size": 0,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.linewidth": 0.8,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6, "legend.frameon": False, "image.cmap": "magma",
+}
+
+
+def _styled(plot):
+    """Draw under STYLE on Matplotlib's defaults, whatever the reader has set, and leave no trace."""
+    @functools.wraps(plot)
+    def styled(*args, **kwargs):
+        import matplotlib.style
+
+        with matplotlib.style.context(["default", STYLE]):
+            figure = plot(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks are made on drawing, in the style of that moment
+        return figure
+    return styled
+
+
+def _new(width, height, columns=1):
+    """A figure (inches) that draws itself in a notebook without pyplot, and its axes."""
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self):
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
+
+    figure = NotebookFigure(figsize=(width, height))
+    return figure, figure.subplots(1, columns)
+
+
+def _no_axis_line(axes, axis):
+    """Bars and rows of points stand by themselves: no line, no grid along ``axis``."""
+    axes.grid(False, axis=axis)
+    axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
+
+
+def genre_colours(genres):
+    """The colour of each genre, the same in every figure and in any subset.
+
+    Parameters
+    ----------
+    genres : list of str
+        FMA's top-level genres have colours of their own; any other name gets one made from the name.
+
+    Returns
+    -------
+    dict, genre to "#rrggbb"
+
+    Examples
+    --------
+    >>> genre_colours(["Rock", "Zouk"])
+    {'Rock': '#e03808', 'Zouk': '#c05487'}
+    """
+    def made(name):
+        code = zlib.crc32(name.encode())  # not hash(), which changes from run to run
+        rgb = colorsys.hls_to_rgb(code % 3600 / 3600, (0.3, 0.42, 0.54)[code // 3600 % 3], 0.46)
+        return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+
+    return {genre: COLOURS.get(genre) or made(genre) for genre in genres}
+
+
+@_styled
+def plot_history(histories, names=None, selected=None):
+    """Loss and accuracy by epoch, training against validation.
+
+    Parameters
+    ----------
+    histories : list of dict, or a list of such lists
+        One run, or several. One dict per epoch: ``epoch``, ``train_loss``, ``train_accuracy``,
+        ``validation_loss``, ``validation_accuracy``; accuracies 0 to 1, losses in nats.
+    names : list of str, optional
+        Of the runs, which then differ in colour. By default runs are seeds of one model and look alike.
+    selected : list of int, optional
+        Epoch chosen in each run; by default the first with the best validation accuracy.
+    """
+    runs = [histories] if histories and isinstance(histories[0], dict) else list(histories)
+    if not runs or not all(runs):
+        raise ValueError("no epochs to plot: histories is empty")
+    if any(given is not None and len(given) != len(runs) for given in (names, selected)):
+        raise ValueError(f"names and selected must have one entry for each of {len(runs)} runs")
+    figure, panels = _new(8.2, 3.4, columns=2)
+    for k, run in enumerate(runs):
+        epochs = [row["epoch"] for row in run]
+        best = selected[k] if selected else max(run, key=lambda row: row["validation_accuracy"])["epoch"]
+        for axes, quantity, factor in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
+            for part, style in (("train", "--"), ("validation", "-")):
+                colour = RUNS[k % 8] if names else TRAINING if part == "train" else VALIDATION
+                values = factor * np.array([row[f"{part}_{quantity}"] for row in run], dtype=float)
+                axes.plot(epochs, values, style, color=colour, linewidth=1.2)
+                if part == "validation" and best in epochs:
+                    axes.plot(best, values[epochs.index(best)], "o", color=colour, markersize=7,
+                              markeredgecolor="white", zorder=3)
+    for axes, label in zip(panels, ("cross entropy (nats)", "accuracy (%)"), strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylim(bottom=0)
+    _history_legend(figure, names)
+    return figure
+
+
+def _history_legend(figure, names):
+    from matplotlib.lines import Line2D
+
+    plain = [PLAIN, PLAIN] if names else [TRAINING, VALIDATION]
+    keys = [Line2D([], [], linestyle="--", color=plain[0], label="training"),
+            Line2D([], [], color=plain[1], label="validation"),
+            Line2D([], [], linestyle="", marker="o", color=plain[1], label="epoch chosen on validation")]
+    keys += [Line2D([], [], linewidth=4, color=RUNS[k % 8], label=n) for k, n in enumerate(names or [])]
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 5))
+
+
+@_styled
+def plot_roc(labels, probabilities, genres):
+    """ROC curve of each genre against all others, the genres easiest to hear first.
+
+    Parameters
+    ----------
+    labels : array of int, (clips,)
+    probabilities : array, (clips, classes)
+        Of one run.
+    genres : list of str, (classes,)
+        A genre without clips is left out.
+    """
+    areas = genre_auc(labels, probabilities)
+    if len(genres) != len(areas):
+        raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
+    scores = np.asarray(probabilities).reshape(-1, len(genres))
+    figure, axes = _new(6.6, 4.6)
+    colours = genre_colours(genres)
+    for rank, k in enumerate(np.argsort(-areas)):  # NaN last
+        if np.isnan(areas[k]):
+            continue
+        false_alarms, hits, _ = roc_curve(np.asarray(labels) == k, scores[:, k])
+        dashes = ("-", (0, (5, 1.5)))[rank % 2]  # neighbours are not told apart by colour alone
+        axes.plot(100 * false_alarms, 100 * hits, color=colours[genres[k]], linestyle=dashes,
+                  label=f"{areas[k]:.2f}  {genres[k]}")
+    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="0.50  chance")
+    axes.set(xlabel="clips of other genres taken for it (%)", ylabel="clips of the genre found (%)",
+             xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
+    axes.legend(title=f"area under the curve\n(mean {macro_auc(labels, probabilities):.3f})",
+                loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+@_styled
+def plot_confusion(confusion, genres):
+    """Confusion matrix: each true genre's clips in per cent, with counts below.
+
+    Parameters
+    ----------
+    confusion : array of int, (classes, classes)
+        Rows true, columns predicted, as `evaluation.confusion_matrix` counts.
+    genres : list of str, (classes,)
+    """
+    counts = np.asarray(confusion)
+    if counts.shape != (len(genres), len(genres)) or counts.size == 0:
+        raise ValueError(f"a confusion matrix of shape {counts.shape} does not fit {len(genres)} genres")
+    sizes = counts.sum(1)
+    percent = 100 * counts / np.maximum(sizes, 1)[:, None]
+    figure, axes = _new(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for row, column in zip(*counts.nonzero(), strict=True):  # an empty cell is easier to see than a 0
+        ink = "white" if percent[row, column] > 65 else PLAIN
+        axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="bottom", color=ink)
+        axes.text(column, row + 0.08, str(counts[row, column]), ha="center", va="top", color=ink, size=7.5)
+    axes.set_xticks(range(len(genres)), genres, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(genres)), [f"{g} ({n})" for g, n in zip(genres, sizes, strict=True)])
+    axes.set(xlabel="predicted", ylabel="true (number of predictions)")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title("per cent of the true genre; number below", fontsize=9, loc="left")
+    return figure
+
+
+@_styled
+def plot_intervals(names, means, intervals, chance=None, reported=None):
+    """Accuracies of several models with their intervals, one line each, the first on top.
+
+    Parameters
+    ----------
+    names : list of str
+    means : list of float, 0 to 1
+    intervals : list of (low, high) or None, 0 to 1
+    chance : float, optional, 0 to 1
+        Marked by a line.
+    reported : list of float or None, optional, 0 to 1
+        What was published for each model, if anything.
+    """
+    if not len(names) == len(means) == len(intervals) == len(names if reported is None else reported):
+        raise ValueError("names, means, intervals and reported must have one entry per model")
+    figure, axes = _new(7.6, 0.36 * len(names) + 1.4)
+    right = axes.get_yaxis_transform()  # x from the left (0) to the right (1) of the axes, y in rows
+    for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
+        ends = "" if format_interval(interval) == "–" else format_interval(interval)
+        low, high = interval if ends else (mean, mean)
+        axes.plot(100 * np.array([low, mean, high]), [row] * 3, "o-", color=VALIDATION, markevery=[1],
+                  label=None if row else "measured, 95 % interval")
+        axes.text(1.02, row, f"{100 * mean:.1f}", transform=right, va="center")
+        axes.text(1.1, row, ends, transform=right, va="center", color="#606060", fontsize=9)
+    published = [(100 * r, k) for k, r in enumerate(reported or []) if r is not None]
+    if published:
+        axes.plot(*zip(*published, strict=True), "D", color=REPORTED, markerfacecolor="none", linestyle="",
+                  label="reported")
+    if chance is not None:
+        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6))
+    _no_axis_line(axes, "y")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def plot_genre_accuracy(summary, chance=None):
+    """Share of each genre's clips that is recognised (recall), with its interval.
+
+    Parameters
+    ----------
+    summary : dict
+        From `evaluation.summarise`.
+    chance : float, optional, 0 to 1
+    """
+    rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
+    colours = genre_colours(rows)
+    figure, axes = _new(7.0, 0.4 * len(rows) + 1.0)
+    right = axes.get_yaxis_transform()
+    for place, (genre, row) in enumerate(rows.items()):
+        axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
+        if None not in row["interval"]:
+            axes.plot(100 * np.array(row["interval"]), [place, place], color=PLAIN, linewidth=1.2)
+        axes.text(1.02, place, f"{100 * row['accuracy']:.1f}", transform=right, va="center")
+    if chance is not None:
+        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
+        axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
+    axes.set_yticks(range(len(rows)), [f"{genre} ({row['clips']})" for genre, row in rows.items()])
+    axes.set(xlabel="clips recognised (%), line: 95 % interval", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
+    _no_axis_line(axes, "y")
+    return figure
+
+
+@_styled
+def plot_embedding(points, labels, genres):
+    """Clips as points in a plane, coloured by genre: a t-SNE or PCA of features.
+
+    Parameters
+    ----------
+    points : array, (clips, 2)
+    labels : array of int, (clips,)
+    genres : list of str
+    """
+    points, labels = np.asarray(points), np.asarray(labels)
+    if points.shape != (len(labels), 2):
+        raise ValueError(f"points of shape {points.shape} do not fit {len(labels)} labels: needs (clips, 2)")
+    figure, axes = _new(7.0, 4.8)
+    order = np.random.default_rng(0).permutation(len(labels))  # the last genre should not cover the others
+    colours = np.array(list(genre_colours(genres).values()))
+    size = np.clip(8000 / max(1, len(labels)), 3, 20)
+    axes.scatter(*points[order].T, s=size, c=colours[labels[order]], linewidths=0)
+    for genre, colour in zip(genres, colours, strict=True):
+        axes.scatter([], [], color=colour, label=genre)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
+    """One clip's feature as an image, its axes in musical or physical units.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+    feature : str
+        Decides on the axis of frequency: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
+        class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
+        "mfcc..." by coefficient from 0; anything else by bin.
+    sample_rate : float, Hz
+    hop_length : float, samples from one frame to the next
+    unit : str, optional
+        What the colours stand for. By default dB for cqt and mel; one with "dB" in it shows the upper 80 dB.
+    axes : matplotlib.axes.Axes, optional
+        To draw into, beside others; by default a figure of its own.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    if unit is None:
+        unit = {"cqt": "magnitude (dB)", "mel": "power (dB)", "chroma": "relative energy"}.get(kind, "value")
+    limits = {"vmin": values.min(), "vmax": values.max()}
+    if "dB" in unit:
+        limits["vmin"] = max(values.min(), values.max() - 80)
+    elif kind == "chroma":
+        limits = {"vmin": 0, "vmax": max(1, values.max())}
+    elif kind == "mfcc":  # around zero; loudness and tilt (0 and 1) are off any scale that shows the rest
+        spread = np.percentile(np.abs(values[1:] if len(values) > 1 else values), 94)
+        limits = {"vmin": -spread, "vmax": spread, "cmap": "RdBu_r"}
+    if axes is None:
+        _, axes = _new(7.6, 2.4 if len(values) <= 24 else 3.0)
+    seconds = values.shape[1] * hop_length / sample_rate
+    image = axes.imshow(values, origin="lower", aspect="auto", extent=(0, seconds, -0.5, len(values) - 0.5),
+                        interpolation="nearest" if len(values) <= 24 else "auto", **limits)
+    places, names, label = _frequency_ticks(kind, len(values), sample_rate)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="time (s)", ylabel=label, title=feature)
+    axes.grid(False)
+    below, above = bool(values.min() < limits["vmin"]), bool(values.max() > limits["vmax"])
+    bar = axes.figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=16,
+                               extend=(("neither", "max"), ("min", "both"))[below][above])
+    bar.outline.set_visible(False)
+    return axes.figure
+
+
+def _frequency_ticks(kind, n_bins, sample_rate):
+    """Places (bins), names and the label of a feature's vertical axis."""
+    if kind == "cqt":
+        places = np.arange(0, n_bins, 12)
+        return places, [f"C{1 + place // 12}" for place in places], "note"
+    if kind == "chroma" and n_bins == 12:
+        return [0, 2, 4, 5, 7, 9, 11], list("CDEFGAB"), "pitch class"
+    if kind == "mel":
+        def mel(hz):  # Slaney's scale: linear to 1 kHz, logarithmic above
+            return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
+        hertz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz < 0.45 * sample_rate]
+        step = mel(sample_rate / 2) / (n_bins + 1)  # bin k peaks at step k + 1
+        return [max(mel(hz) / step - 1, -0.5) for hz in hertz], [str(hz) for hz in hertz], "frequency (Hz)"
+    places = np.arange(0, n_bins, max(1, 5 * round(n_bins / 25)))
+    return places, [str(place) for place in places], "coefficient" if kind == "mfcc" else "bin"

@@ -1,0 +1,219 @@
+"""FMA's metadata: tracks, genres, artists, the official split, and an audit of a data folder.
+
+A data folder is laid out as FMA ships it; any collection in that layout works:
+
+    data/fma_metadata/tracks.csv            which track, artist, genre and split
+    data/fma_small/000/000002.mp3           the audio
+    data/features/                          the cache that features.py makes
+
+    python fma.py --data-dir data           says what is wrong with such a folder
+"""
+
+import argparse
+import csv
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+SPLITS = ("training", "validation", "test")
+SUBSETS = ("small", "medium", "large", "full")      # each holds all tracks of those before it
+FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
+
+# FMA's two-line column names, and ours. The first three are needed, the others used where present.
+COLUMNS = {
+    ("set", "split"): "split",
+    ("set", "subset"): "subset",
+    ("track", "genre_top"): "genre",
+    ("track", "title"): "title",
+    ("track", "listens"): "listens",
+    ("track", "duration"): "duration",
+    ("track", "bit_rate"): "bit_rate",
+    ("artist", "id"): "artist_id",
+    ("artist", "name"): "artist",
+    ("album", "id"): "album_id",
+    ("album", "title"): "album",
+    ("album", "date_released"): "released",
+}
+
+
+class DataError(Exception):
+    """Something a user can mend: one line that names the file and the remedy."""
+
+
+def run_command(main):
+    """Run a command's main function; a `DataError` ends it with one line and exit status 2."""
+    try:
+        return main() or 0
+    except DataError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def find_data(data_dir=None):
+    """Choose the data folder, and make the synthetic demo corpus where there is none.
+
+    Parameters
+    ----------
+    data_dir : path-like, optional
+        By default the environment's DATA_DIR, else ``data``, else the demo corpus in ``data/demo``.
+
+    Returns
+    -------
+    data_dir : Path
+
+    Raises
+    ------
+    DataError
+        If a folder was named and holds no FMA metadata.
+    """
+    named = data_dir or os.environ.get("DATA_DIR")
+    folder = Path(named or "data")
+    if (folder / "fma_metadata" / "tracks.csv").is_file():
+        return folder
+    if named and folder.resolve() != Path("data/demo").resolve():
+        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: run ./download_data.sh small {folder}, "
+                        "or name another folder")
+    import demo
+
+    print("=" * 78 + "\nNo FMA here (./download_data.sh fetches it): using data/demo, a small SYNTHETIC corpus.\n"
+          "Its accuracies say that the code runs, and nothing about music.\n" + "=" * 78)
+    return Path(demo.make("data/demo"))
+
+
+def dataset_name(data_dir, subset="small"):
+    """Name under which runs and results of a data folder are kept: its own, or FMA's for ``data``."""
+    name = Path(data_dir).resolve().name
+    return f"fma_{subset}" if name == "data" else name
+
+
+def load_tracks(data_dir, subset="small"):
+    """Read the metadata of a collection.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    subset : {"small", "medium", "large", "full"}
+        FMA's subsets are nested; tracks of the smaller ones are included.
+
+    Returns
+    -------
+    tracks : DataFrame, indexed by track_id
+        Columns split, subset, genre, and those of `COLUMNS` that the file has.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, lacks a needed column, or names a track twice.
+    """
+    path = Path(data_dir) / "fma_metadata" / "tracks.csv"
+    if subset not in SUBSETS:
+        raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
+    if not path.is_file():
+        raise DataError(f"{path} not found: run ./download_data.sh, or python demo.py for a synthetic corpus")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            header = list(zip(next(reader), next(reader), strict=False))
+        places = {column: header.index(column) for column in COLUMNS if column in header}
+        lacking = [".".join(c) for c in list(COLUMNS)[:3] if c not in places]
+        if lacking:
+            raise DataError(f"{path} has no column {', '.join(lacking)}: it is not laid out like FMA's tracks.csv")
+        tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False)
+    except (StopIteration, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path} is not a table with FMA's three header lines ({error or 'short'})") from error
+    tracks = tracks.rename(columns={place: COLUMNS[column] for column, place in places.items()})
+    tracks = tracks.set_index(0).rename_axis("track_id")
+    if not pd.api.types.is_integer_dtype(tracks.index):
+        raise DataError(f"{path} has track ids that are not whole numbers: its header takes three lines in FMA's layout")
+    if tracks.index.has_duplicates:
+        raise DataError(f"{path} names track {tracks.index[tracks.index.duplicated()][0]} twice: remove one row")
+    wanted = SUBSETS[: SUBSETS.index(subset) + 1]
+    return tracks[tracks["subset"].isin(wanted)]
+
+
+def artists_of(tracks):
+    """Artist of each track, for whatever is resampled or split by artist; an unknown one stands alone."""
+    if "artist_id" not in tracks:
+        return tracks.index.to_numpy()
+    artists = tracks["artist_id"].astype("string")
+    return artists.fillna("track " + tracks.index.astype("string").to_series(index=tracks.index)).to_numpy(dtype=str)
+
+
+def audio_path(data_dir, track_id, subset="small"):
+    """Where FMA keeps a track: ``fma_small/000/000002.mp3``."""
+    name = f"{track_id:06d}"
+    return Path(data_dir) / f"fma_{subset}" / name[:3] / f"{name}.mp3"
+
+
+def some(items, most=5):
+    """The first few of many, for a message."""
+    items = list(items)
+    return ", ".join(map(str, items[:most])) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def audit(data_dir, subset="small"):
+    """Say what is wrong with a data folder.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    subset : str
+
+    Returns
+    -------
+    problems : list of str
+        One line each, empty if there is none: unknown splits, artists or albums in two splits,
+        genres missing from a split, tracks without audio, audio without a track, counts other than FMA's.
+    """
+    tracks = load_tracks(data_dir, subset)
+    problems = []
+    unknown = tracks.index[~tracks["split"].isin(SPLITS)]
+    if len(unknown):
+        problems.append(f"{len(unknown)} tracks are in no known split: {some(unknown)}")
+    for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
+        if column in tracks:
+            spread = tracks.groupby(column)["split"].nunique()
+            both = spread.index[spread > 1]
+            if len(both):
+                problems.append(f"{len(both)} {what}s are in more than one split: {what} {some(both)}")
+    for split in SPLITS:
+        absent = set(tracks["genre"].dropna()) - set(tracks.loc[tracks["split"] == split, "genre"])
+        if absent:
+            problems.append(f"no {split} track of genre {some(sorted(absent))}")
+    root = Path(data_dir) / f"fma_{subset}"
+    present = {int(p.stem) for p in root.glob("*/*.mp3") if p.stem.isdigit()} if root.is_dir() else set()
+    missing, surplus = sorted(set(tracks.index) - present), sorted(present - set(tracks.index))
+    if missing:
+        problems.append(f"{len(missing)} of {len(tracks)} tracks have no audio under {root}: {some(missing)}")
+    if surplus:
+        problems.append(f"{len(surplus)} audio files under {root} have no row in tracks.csv: {some(surplus)}")
+    expected = FMA_COUNTS.get(subset)
+    counts = tuple(int((tracks["split"] == split).sum()) for split in SPLITS)
+    if expected and sum(counts) > sum(expected) / 2 and counts != expected:   # of FMA's size: taken for FMA
+        problems.append(f"{counts} tracks in {', '.join(SPLITS)}; FMA's {subset} has {expected}")
+    return problems
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Say what a data folder holds, and what is wrong with it.")
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    args = parser.parse_args(argv)
+    data_dir = find_data(args.data_dir)
+    tracks = load_tracks(data_dir, args.subset)
+    print(f"{data_dir}: {len(tracks)} tracks, {len(set(artists_of(tracks)))} artists\n")
+    print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
+    problems = audit(data_dir, args.subset)
+    print("\n" + "\n".join(f"- {line}" for line in problems or ["nothing wrong found"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,168 @@
+"""What a run leaves on disk, ``runs/<dataset>/<experiment>/seed<k>/``, and how to read it again.
+
+    config.json             all that is needed to rebuild the network and to feed it
+    model.safetensors       weights of the epoch chosen on validation
+    history.jsonl           a line for each epoch
+    probabilities.npz       of that epoch, on validation and test, with labels, tracks and artists
+    state.pt                where an unfinished run goes on
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fma import DataError
+
+WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training")
+
+
+def save_whole(path, write):
+    """Write a file so that it is there whole or not at all; `write` is given a temporary path."""
+    temporary = path.with_name("." + path.name)
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def versions():
+    """Versions of Python and of what training uses."""
+    return {"python": platform.python_version(),
+            **{lib: importlib.metadata.version(lib) for lib in ("torch", "numpy", "pandas", "safetensors")}}
+
+
+def start_run(run_dir, config, write=True):
+    """Make the folder of a run and its config.json, or check that the run begun there is the same one.
+
+    Raises
+    ------
+    DataError
+        If the run there has another network, feature, cache or setting.
+    """
+    path, config = run_dir / "config.json", json.loads(json.dumps(config))
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        for part in WATCHED:
+            if there.get(part) != config[part]:
+                both = isinstance(config[part], dict) and isinstance(there.get(part), dict)
+                keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
+                what = f"{part} ({', '.join(keys)})" if keys else part
+                raise DataError(f"{run_dir} was begun with another {what}: "
+                                "delete it or pass another --runs-dir")
+    elif write:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+
+
+def is_finished(run_dir):
+    """Whether the run went to its end: its probabilities are written last."""
+    return (run_dir / "probabilities.npz").is_file()
+
+
+def save_state(run_dir, model, optimizer, history):
+    """Write what an interrupted run needs to go on after this epoch."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+    save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
+
+
+def load_state(run_dir, model, optimizer, device):
+    """Set model and optimizer to the last finished epoch of an interrupted run.
+
+    Returns
+    -------
+    history : list of dict
+        Of the epochs so far; empty if there is no such run.
+    """
+    path = run_dir / "state.pt"
+    if not path.is_file():
+        return []
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["history"]
+    except Exception as error:      # torch raises half a dozen kinds for a damaged file
+        raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
+
+
+def save_weights(run_dir, model):
+    """Write model.safetensors."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_whole(run_dir / "model.safetensors", lambda path: save_file(weights, path))
+
+
+def load_weights(run_dir, model):
+    """Set a network to the weights of the run's chosen epoch."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(run_dir) / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be loaded ({reason}): delete {run_dir} and train again") from error
+    return model
+
+
+def load_history(run_dir):
+    """The epochs of a run, as a list of dict."""
+    return [json.loads(line) for line in (Path(run_dir) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def load_config(run_dir):
+    """The run's config.json."""
+    path = Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise DataError(f"{path} not found: {run_dir} is not the folder of a run")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def selected(history):
+    """The epoch of highest validation accuracy; of several, the one of lowest validation loss."""
+    return max(history, key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]))
+
+
+def save_probabilities(run_dir, dataset, probabilities):
+    """Write probabilities.npz: all that evaluation needs, and the mark of a finished run.
+
+    Parameters
+    ----------
+    probabilities : dict of str to Tensor, shape (clips, classes)
+        For "validation" and "test", in the order of ``dataset.rows``.
+    """
+    arrays = {"genres": np.array(dataset.genres)}
+    for split, values in probabilities.items():
+        rows = dataset.rows[split]
+        arrays |= {f"{split}_probabilities": values.numpy(), f"{split}_labels": dataset.labels[rows].cpu().numpy(),
+                   f"{split}_tracks": dataset.tracks.index[rows].to_numpy(),
+                   f"{split}_artists": np.asarray(dataset.artists[rows], dtype=str)}
+
+    def write(path):
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    save_whole(run_dir / "probabilities.npz", write)
+
+
+def load_probabilities(run_dir, split="test"):
+    """Read what a finished run said of each clip of a split.
+
+    Returns
+    -------
+    dict of ndarray
+        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,).
+    """
+    path = Path(run_dir) / "probabilities.npz"
+    if not path.is_file():
+        raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
+    with np.load(path, allow_pickle=False) as saved:
+        parts = ("probabilities", "labels", "tracks", "artists")
+        return {"genres": saved["genres"], **{part: saved[f"{split}_{part}"] for part in parts}}

@@ -1,0 +1,260 @@
+"""Metrics agree with scikit-learn and SciPy; intervals hold what they promise."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn import metrics
+
+import evaluation as ev
+
+ROOT = Path(__file__).resolve().parents[1]
+GENRES = ["Electronic", "Folk", "Hip-Hop", "Rock"]
+
+
+def fake(clips=200, classes=4, seeds=None, seed=0):
+    """Labels, scores that lean towards them, and artists of four clips each."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(clips) % classes
+    scores = rng.random((seeds or 1, clips, classes))
+    scores[:, np.arange(clips), labels] += 0.4
+    scores /= scores.sum(-1, keepdims=True)
+    return labels, scores if seeds else scores[0], np.arange(clips) // 4
+
+
+def test_examples_in_the_docstrings_run():
+    result = doctest.testmod(ev)
+    assert result.attempted > 20 and result.failed == 0
+
+
+def test_needs_numpy_only():
+    code = ("import sys, evaluation; heavy = {'matplotlib', 'sklearn', 'scipy', 'pandas', 'torch'}; "
+            "print(*heavy & set(sys.modules))")
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+# ---- metrics
+
+scored_clips = st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=60).filter(
+    lambda clips: len({positive for positive, _ in clips}) == 2)  # few distinct scores: many ties
+
+
+@given(scored_clips)
+@settings(deadline=None)
+def test_roc_with_ties_is_scikit_learns(clips):
+    positive, scores = map(np.array, zip(*clips, strict=True))
+    assert ev.roc_auc(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    expected = metrics.roc_curve(positive, scores, drop_intermediate=False)
+    for ours, theirs in zip(ev.roc_curve(positive, scores), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs)
+
+
+@given(scored_clips)
+@settings(deadline=None)
+def test_area_is_that_under_the_curve_drawn(clips):
+    positive, scores = map(np.array, zip(*clips, strict=True))
+    false_alarms, hits, _ = ev.roc_curve(positive, scores)
+    assert np.trapezoid(hits, false_alarms) == pytest.approx(ev.roc_auc(positive, scores))
+
+
+@given(st.integers(0, 10**6), st.integers(3, 8))
+@settings(deadline=None, max_examples=30)
+def test_multiclass_metrics_are_scikit_learns(seed, classes):
+    labels, probabilities, _ = fake(120, classes, seed=seed)
+    predictions = probabilities.argmax(1)
+    assert ev.accuracy(labels, probabilities) == pytest.approx(metrics.accuracy_score(labels, predictions))
+    np.testing.assert_array_equal(ev.confusion_matrix(labels, predictions, classes),
+                                  metrics.confusion_matrix(labels, predictions, labels=range(classes)))
+    expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average=None)
+    np.testing.assert_allclose(ev.genre_auc(labels, probabilities), expected)
+    assert ev.macro_auc(labels, probabilities) == pytest.approx(expected.mean())
+
+
+def test_a_genre_without_clips_has_no_auc_and_does_not_enter_the_mean():
+    labels, probabilities, _ = fake(100, 4)
+    seen = labels != 3
+    areas = ev.genre_auc(labels[seen], probabilities[seen])
+    assert np.isnan(areas).tolist() == [False, False, False, True]
+    assert ev.macro_auc(labels[seen], probabilities[seen]) == pytest.approx(areas[:3].mean())
+    assert np.isnan(ev.macro_auc([0, 0], [[.9, .1], [.5, .5]]))
+
+
+def test_confusion_rows_are_true_genres():
+    assert ev.confusion_matrix([0, 0, 0], [1, 1, 2], 3).tolist() == [[0, 2, 1], [0, 0, 0], [0, 0, 0]]
+    last = np.array([16], np.uint8)
+    assert ev.confusion_matrix(last, last, 17)[16, 16] == 1  # 16 · 17 + 16 is more than a byte holds
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: ev.accuracy([], np.empty((0, 3))), "at least one"),
+    (lambda: ev.accuracy([0, 1], np.ones((3, 2))), r"\(3, 2\) do not fit 2 labels"),
+    (lambda: ev.accuracy([0, 2], np.ones((2, 2))), "labels go from 0 to 2, outside 0 to 1"),
+    (lambda: ev.accuracy([-1, 0], np.ones((2, 2))), "labels go from -1"),
+    (lambda: ev.accuracy([0.0, 1.0], np.ones((2, 2))), "must be integers"),
+    (lambda: ev.accuracy([0], [[np.nan, 1]]), "NaN: the network has diverged"),
+    (lambda: ev.genre_auc([0, 1], np.ones((3, 2, 2))), "several seeds"),
+    (lambda: ev.confusion_matrix([0, 1], [0, 5], 2), "predictions go from 0 to 5"),
+    (lambda: ev.confusion_matrix([0, 1], [0], 2), "one per clip"),
+    (lambda: ev.roc_auc([0, 1, 2], [.1, .2, .3]), "true or false"),
+    (lambda: ev.roc_curve([], []), "one per clip"),
+    (lambda: ev.bootstrap_interval([]), "one number per clip"),
+    (lambda: ev.bootstrap_interval([0, 1], groups=[1]), "groups"),
+    (lambda: ev.bootstrap_interval([0, 1], level=95), "level 95"),
+    (lambda: ev.mcnemar([0, 1], [1]), "one value per clip"),
+    (lambda: ev.mcnemar([0, 1 / 3], [0, 1]), "not means over seeds"),
+    (lambda: ev.holm([0.1, np.nan]), "from 0 to 1"),
+    (lambda: ev.summarise([0, 1], np.eye(2), None, ["Rock"]), "1 genres for probabilities of 2 classes"),
+    (lambda: ev.summarise([0, 1], np.eye(2), [1], ["Folk", "Rock"]), "artists"),
+    (lambda: ev.format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
+])
+def test_errors_say_what_is_wrong_in_a_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+# ---- intervals
+
+def clustered(rng, artists=60):
+    """Correctness of 1 to 12 clips per artist; an artist's clips are alike. The true mean is 0.5."""
+    sizes = rng.integers(1, 13, artists)
+    artist = np.repeat(np.arange(artists), sizes)
+    return rng.random(len(artist)) < rng.beta(.7, .7, artists)[artist], artist
+
+
+def test_interval_over_artists_covers_the_truth_and_the_naive_one_does_not():
+    rng = np.random.default_rng(0)
+    covered, naive, wider = 0, 0, 0
+    for _ in range(200):
+        correct, artist = clustered(rng)
+        low, high = ev.bootstrap_interval(correct, artist, n_resamples=600)
+        naive_low, naive_high = ev.bootstrap_interval(correct, n_resamples=600)
+        covered += low <= 0.5 <= high
+        naive += naive_low <= 0.5 <= naive_high
+        wider += high - low > naive_high - naive_low
+    assert 0.89 <= covered / 200 <= 0.99  # 95 %, a little less with 60 artists, ± 3 % over 200 trials
+    assert naive / 200 < 0.75
+    assert wider == 200
+
+
+def test_interval_without_groups_is_near_the_normal_one():
+    correct = np.arange(800) < 360
+    half = 1.96 * np.sqrt(.45 * .55 / 800)
+    assert ev.bootstrap_interval(correct) == pytest.approx((.45 - half, .45 + half), abs=0.003)
+
+
+def test_interval_depends_on_the_seed_alone_and_not_on_the_order_of_clips():
+    rng = np.random.default_rng(1)
+    correct, artist = clustered(rng)
+    first = ev.bootstrap_interval(correct, artist, seed=3)
+    assert ev.bootstrap_interval(correct, artist, seed=3) == first
+    assert ev.bootstrap_interval(correct, artist, seed=4) != first
+    order = rng.permutation(len(correct))
+    assert ev.bootstrap_interval(correct[order], artist[order], seed=3) == pytest.approx(first, abs=1e-12)
+    names = np.array([f"artist {a:03}" for a in artist])
+    assert ev.bootstrap_interval(correct, names, seed=3) == first
+
+
+def test_resamples_are_whole_artists():
+    low, high = ev.bootstrap_interval([1, 1, 1, 0], ["a", "a", "a", "b"])
+    assert (low, high) == (0, 1)  # a alone or b alone, each in a quarter of the resamples
+    assert np.isnan(ev.bootstrap_interval([1, 0, 1], ["a", "a", "a"])).all()
+
+
+def test_level_widens_the_interval():
+    correct = np.arange(100) % 3 == 0
+    narrow, wide = (np.diff(ev.bootstrap_interval(correct, level=level)) for level in (0.5, 0.99))
+    assert narrow < wide
+
+
+# ---- tests of difference
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
+@settings(deadline=None)
+def test_mcnemar_is_the_binomial_test_on_clips_that_differ(clips):
+    a, b = map(np.array, zip(*clips, strict=True))
+    result = ev.mcnemar(a, b)
+    assert result["a_only"] == (a & ~b).sum() and result["b_only"] == (b & ~a).sum()
+    n = result["a_only"] + result["b_only"]
+    assert result["p_value"] == pytest.approx(binomtest(result["a_only"], n).pvalue if n else 1.0)
+    assert ev.mcnemar(b, a)["p_value"] == result["p_value"]
+
+
+def test_mcnemar_of_a_great_many_clips():
+    a = np.arange(20_000) < 10_200
+    assert ev.mcnemar(a, ~a)["p_value"] == pytest.approx(binomtest(10_200, 20_000).pvalue, rel=1e-9)
+
+
+def test_holm_by_hand():
+    # sorted .005 .01 .03 .04 times 4 3 2 1 gives .02 .03 .06 .04, never below the one before
+    np.testing.assert_allclose(ev.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert ev.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert ev.holm([0.02]).tolist() == [0.02]
+
+
+def test_compare_pairs_the_clips():
+    labels, a, artists = fake(seeds=3)
+    _, b, _ = fake(seeds=2, seed=9)
+    result = ev.compare(labels, a, b, artists)
+    assert result["difference"] == pytest.approx(ev.accuracy(labels, a) - ev.accuracy(labels, b), abs=1e-6)
+    assert result["interval"][0] < result["difference"] < result["interval"][1]
+    votes = [scores.mean(0).argmax(-1) == labels for scores in (a, b)]
+    assert result["p_value"] == ev.mcnemar(*votes)["p_value"]
+    same = ev.compare(labels, a, a, artists)
+    assert same["interval"] == [0, 0] and same["p_value"] == 1
+    json.dumps(result)
+
+
+# ---- summaries and tables
+
+def test_summary_of_several_seeds():
+    labels, probabilities, artists = fake(seeds=3)
+    summary = ev.summarise(labels, probabilities, artists, GENRES)
+    each = [ev.accuracy(labels, p) for p in probabilities]
+    assert (summary["clips"], summary["artists"], summary["seeds"]) == (200, 50, 3)
+    assert summary["accuracy"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert summary["accuracy_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
+    assert summary["accuracy_per_seed"] == pytest.approx(each, abs=1e-6)
+    assert summary["macro_auc"] == pytest.approx(
+        np.mean([metrics.roc_auc_score(labels, p, multi_class="ovr") for p in probabilities]), abs=1e-6)
+    correct = (probabilities.argmax(-1) == labels).mean(0)
+    assert summary["interval"] == pytest.approx(ev.bootstrap_interval(correct, artists), abs=1e-6)
+    confusion = np.array(summary["confusion"])
+    assert confusion.sum() == 600
+    recall = confusion.diagonal() / confusion.sum(1)
+    assert [summary["genres"][g]["accuracy"] for g in GENRES] == pytest.approx(recall, abs=1e-6)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_of_one_run_with_a_genre_missing_and_one_artist_is_still_json():
+    summary = ev.summarise([0, 0, 1], np.eye(3)[[0, 1, 1]], ["x"] * 3, GENRES[:3])
+    assert summary["accuracy_sd"] is None and summary["interval"] == [None, None]
+    missing = {"clips": 0, "accuracy": None, "interval": [None, None], "auc": None}
+    assert summary["genres"]["Hip-Hop"] == missing
+    json.dumps(summary, allow_nan=False)
+    assert ev.format_accuracy(summary) == "66.7" and ev.format_interval(summary["interval"]) == "–"
+
+
+def test_summary_of_a_run_is_that_of_one_seed():
+    labels, probabilities, artists = fake()
+    one = ev.summarise(labels, probabilities, artists, GENRES)
+    assert one == ev.summarise(labels, probabilities[None], artists, GENRES)
+    assert ev.summarise(labels, probabilities, None, GENRES)["artists"] == len(labels)
+
+
+def test_table_lines_up_and_is_markdown():
+    rows = [["CNN | wide", "45.5 ± 0.4", None, 0.5], ["B", "**51.1**", "42.1 – 48.9", 12]]
+    table = ev.format_table(rows, ["network", "test", "interval", "p"])
+    lines = table.split("\n")
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1] == "|:------------|-----------:|------------:|----:|"
+    assert r"CNN \| wide" in lines[2] and "| 45.5 ± 0.4 |           – | 0.5 |" in lines[2]
+    assert ev.format_table([], ["a", "b"]).count("\n") == 1

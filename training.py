@@ -1,0 +1,367 @@
+"""Train one network: one loop, short enough to hold in mind.
+
+    python training.py cqt_square --data-dir data/emotify
+    torchrun --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
+
+The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: cut off
+at any moment, the same command goes on after the last finished epoch and ends in the same weights.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from bbnn_models import BBNN
+from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
+from crnn_models import ParallelCRNN, SequentialCRNN
+from datasets import FeatureDataset
+from evaluation import bootstrap_interval, format_interval
+from fma import SUBSETS, DataError, find_data, run_command
+from runs import (
+    is_finished,
+    load_history,
+    load_probabilities,
+    load_state,
+    load_weights,
+    save_probabilities,
+    save_state,
+    save_weights,
+    selected,
+    start_run,
+    versions,
+)
+
+MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
+
+
+@dataclass
+class Training:
+    """Settings of one run. The defaults are the original study's."""
+
+    epochs: int = 50                # passes over the training clips
+    batch_size: int = 32            # clips per step, over all processes
+    optimizer: str = "adam"         # or adamw
+    lr: float = 1e-3                # constant, or the peak if one_cycle
+    one_cycle: bool = False         # warm up for 30 % of the steps, then anneal to zero along a cosine
+    weight_decay: float = 0.0       # decay of the weights per step, times lr (adamw), or L2 penalty (adam)
+    clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
+    patience: int = 0               # stop after so many epochs without a better validation accuracy; 0: never
+    precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
+    watch_test: int = 0             # test too every so many epochs, for the original's test_max; never to choose
+    seed: int = 0                   # of the weights, the order of the clips and the dropout
+
+
+# ---------------------------------------------------------------- processes and precision
+
+
+def world():
+    """Rank of this process and number of processes, as torchrun sets them; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the clips of all processes, for CPUs; torch's own SyncBatchNorm needs a GPU.
+
+    With it, N processes with a batch each compute what one process computes with the joint batch.
+    """
+
+    def forward(self, x):                                                       # (batch, channels, height, width)
+        if not self.training:
+            return super().forward(x)
+        values, here = x.float(), x.numel() / x.shape[1]
+        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([here])])
+        sums = dist.nn.functional.all_reduce(sums)                              # its gradient is summed too
+        count = sums[-1].detach()
+        mean, square = sums[:-1].div(count).chunk(2)
+        variance = (square - mean**2).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        weight = self.weight * (variance + self.eps).rsqrt()
+        return (values * weight[:, None, None] + (self.bias - mean * weight)[:, None, None]).to(x.dtype)
+
+
+def join_processes(model):
+    """Wrap a network for data parallel training, its batch norms over the clips of all processes."""
+    if next(model.parameters()).device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for layer in model.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = JointBatchNorm2d
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def default_device():
+    """The GPU of this process, or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() \
+        else torch.device("cpu")
+
+
+def choose_precision(precision, device):
+    """Resolve "auto": bfloat16 where the hardware multiplies it, else float32.
+
+    Raises
+    ------
+    DataError
+        If the precision is unknown.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise DataError(f"precision {precision!r} is unknown: choose auto, float32 or bfloat16")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if device.type == "cpu" and fast else "float32"
+
+
+def autocast(precision, device):
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def learning_rate(step, steps, settings):
+    """Learning rate of a step: constant, or one cycle (Smith and Topin, arXiv 1708.07120)."""
+    if not settings.one_cycle:
+        return settings.lr
+    warm = max(1, round(0.3 * steps))
+    if step < warm:
+        return settings.lr * (0.04 + 0.96 * step / warm)
+    return settings.lr * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def train_epoch(model, dataset, optimizer, settings, epoch, bar):
+    """One pass over the training clips, in an order that depends on seed and epoch alone.
+
+    Returns
+    -------
+    loss, accuracy : float
+        Means over the clips, as they were when each was met.
+    """
+    rank, size = world()
+    rows = torch.from_numpy(dataset.rows["training"])
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed * 10_007 + epoch))]
+    batches = order.to(dataset.device).split(settings.batch_size)
+    torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
+    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
+    model.train()
+    for k, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings)
+        x, y = dataset.batch(batch[rank::size])
+        with autocast(settings.precision, dataset.device):
+            logits = model(x).float()
+            loss = F.cross_entropy(logits, y, reduction="sum")
+        optimizer.zero_grad(set_to_none=True)
+        (loss * size / len(batch)).backward()                           # processes are averaged: mean over the batch
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        totals += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
+        bar.update()
+    if size > 1:
+        dist.all_reduce(totals)
+    return tuple((totals / len(rows)).tolist())
+
+
+@torch.no_grad()
+def predict(model, dataset, rows, precision="float32", batch_size=128):
+    """Class probabilities of some rows; each process computes its share, all get the whole.
+
+    Returns
+    -------
+    probabilities : Tensor on the CPU, shape (len(rows), classes), float32
+    """
+    rank, size = world()
+    model.eval()
+    rows = torch.as_tensor(rows, device=dataset.device)
+    out = torch.zeros(len(rows), len(dataset.genres), device=dataset.device)
+    for part in torch.arange(len(rows), device=dataset.device)[rank::size].split(batch_size):
+        with autocast(precision, dataset.device):
+            out[part] = model(dataset.batch(rows[part])[0]).float().softmax(1)
+    if size > 1:
+        dist.all_reduce(out)
+    return out.cpu()
+
+
+def fit(model, dataset, settings, run_dir, progress=True):
+    """Train a network, keep the weights that are best on validation, and test these once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        (batch, bins, frames) to logits (batch, classes).
+    dataset : FeatureDataset
+        Normalised; rows["training"] are learned, rows["validation"] choose the epoch.
+    settings : Training
+    run_dir : Path
+        Gets what runs.py lists. An interrupted run goes on, a finished one is not repeated.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    history : list of dict
+        One for each epoch: loss and accuracy on training and validation, learning rate, seconds.
+    """
+    rank, size = world()
+    if is_finished(run_dir):
+        load_weights(run_dir, model.to(dataset.device))
+        return load_history(run_dir)
+    model = model.to(dataset.device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, settings)
+    history = load_state(run_dir, model, optimizer, dataset.device)
+    network = join_processes(model) if size > 1 else model
+    steps = -(-len(dataset.rows["training"]) // settings.batch_size)
+    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
+               desc=f"{run_dir.parent.name} {run_dir.name}", disable=not progress or rank > 0)
+    with bar:
+        while len(history) < settings.epochs and not out_of_patience(history, settings):
+            history.append(one_epoch(network, model, dataset, optimizer, settings, len(history), bar))
+            if rank == 0:
+                if selected(history) is history[-1]:
+                    save_weights(run_dir, model)
+                save_state(run_dir, model, optimizer, history)
+            bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
+    if size > 1:
+        dist.barrier()                                  # until the best weights are written
+    load_weights(run_dir, model)
+    chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision)
+              for split in ("validation", "test")}
+    if rank == 0:
+        save_probabilities(run_dir, dataset, chosen)
+        (run_dir / "state.pt").unlink(missing_ok=True)
+    return history
+
+
+def one_epoch(network, model, dataset, optimizer, settings, epoch, bar):
+    """Train for one epoch and validate: the epoch's line in the history."""
+    start = time.perf_counter()
+    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar)
+    line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
+    line["validation_loss"], line["validation_accuracy"] = score(model, dataset, "validation", settings.precision)
+    if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
+        line["test_accuracy"] = score(model, dataset, "test", settings.precision)[1]
+    return line | {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+
+
+def score(model, dataset, split, precision="float32"):
+    """Cross entropy and accuracy of a network on a split."""
+    rows = dataset.rows[split]
+    probabilities, labels = predict(model, dataset, rows, precision), dataset.labels[rows].cpu()
+    picked = probabilities.gather(1, labels[:, None]).clamp(min=1e-12)
+    return float(-picked.log().mean()), float((probabilities.argmax(1) == labels).float().mean())
+
+
+def make_optimizer(model, settings):
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if settings.optimizer not in kinds:
+        raise DataError(f"optimizer {settings.optimizer!r} is unknown: choose {' or '.join(kinds)}")
+    return kinds[settings.optimizer](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def out_of_patience(history, settings):
+    return bool(settings.patience and history) and len(history) - selected(history)["epoch"] >= settings.patience
+
+
+# ---------------------------------------------------------------- a run of an experiment
+
+
+def build(config):
+    """Rebuild the network of a run's config.json, with fresh weights."""
+    return MODELS[config["model"]["class"]](**config["model"]["args"])
+
+
+def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
+        progress=True):
+    """Train one experiment with one seed.
+
+    Parameters
+    ----------
+    name : str
+        Of the experiment, and of its folder.
+    row : dict
+        ``feature``, ``model`` (a key of `MODELS`), and optionally ``args`` of the model, ``scale`` of the
+        feature, and ``training``, settings that differ from the defaults.
+    data_dir : path-like
+    settings : dict, optional
+        Settings that take precedence over the row's.
+
+    Returns
+    -------
+    run_dir : Path
+    history : list of dict
+    """
+    device = torch.device(device or default_device())
+    dataset = FeatureDataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    settings = Training(**{**row.get("training", {}), **(settings or {})})
+    settings.precision = choose_precision(settings.precision, device)
+    args = {"n_bins": dataset.shape[0], "n_frames": dataset.shape[1], "n_classes": len(dataset.genres),
+            **row.get("args", {})}
+    mean, std = dataset.normalise()
+    config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
+              "feature": row["feature"], "feature_parameters": dataset.info, "scale": dataset.scale,
+              "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": asdict(settings),
+              "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+              "processes": world()[1], "versions": versions()}
+    run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
+    start_run(run_dir, config, write=world()[0] == 0)
+    torch.manual_seed(settings.seed)
+    return run_dir, fit(build(config), dataset, settings, run_dir, progress)
+
+
+def main(argv=None):
+    from experiments import EXPERIMENTS  # the names stand below this module: only the command needs them
+
+    parser = argparse.ArgumentParser(description="Train one experiment with one seed; goes on where it was stopped.")
+    parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT",
+                        help="a name from: python experiments.py list")
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
+    parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+    for f in fields(Training):
+        kind = (lambda text: text.lower() in ("1", "true", "yes")) if f.type is bool else f.type
+        parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar=f.type.__name__.upper(),
+                            help=f"default {f.default}, or the experiment's")
+    args = vars(parser.parse_args(argv))
+    settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
+    if world()[1] > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    run_dir, history = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
+                           args["runs_dir"], args["subset"], args["features_dir"], args["device"])
+    if world()[0] == 0:
+        print(report(run_dir, history))
+    if world()[1] > 1:
+        dist.destroy_process_group()
+
+
+def report(run_dir, history):
+    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
+    test, best = load_probabilities(run_dir), selected(history)
+    right = test["probabilities"].argmax(1) == test["labels"]
+    low, high = bootstrap_interval(right, test["artists"])
+    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
+            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
+            f"(95 % interval {format_interval((low, high))}, {len(right)} clips)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,300 @@
+"""One clip: from a file to the six features of the study and mel128.
+
+A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourier transform (STFT) are
+made of it, and every feature is derived from these two. The numbers are librosa's. What librosa builds
+anew for each clip (the CQT's filters, half of its time) is built once per process.
+"""
+
+import os
+from functools import lru_cache
+
+import numpy as np
+
+SAMPLE_RATE = 22_050    # Hz, of everything but mel128
+HOP_LENGTH = 1024       # samples between frames: 46 ms
+N_FFT = 1024            # samples in a frame of the STFT
+N_FRAMES = 640          # kept of each clip: 29.7 s; a clip with fewer is "short"
+CLIP_SECONDS = 30       # read of each file: FMA's clips are no longer, its full tracks are
+FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
+SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
+N_MELS, N_MFCC, N_BINS, BINS_PER_OCTAVE = 128, 20, 84, 12
+
+_STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
+_CQT = {**_STUDY, "n_bins": N_BINS, "bins_per_octave": BINS_PER_OCTAVE, "fmin": "C1"}
+_STFT = {**_STUDY, "n_fft": N_FFT, "window": "hann, centred"}
+
+# What <name>.json says of each feature beside shape, type and versions.
+FEATURES = {
+    "cqt": {"unit": "dB (amplitude, reference 1)", "power": 1.0, "floor": FLOOR_DB, "bins": N_BINS,
+            "axis": "semitone, C1 first", **_CQT},
+    "chroma_cqt": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first", **_CQT},
+    "chroma_cens": {"unit": "CENS, unit length", "bins": 12, "axis": "pitch class, C first", "smoothing": 41, **_CQT},
+    "chroma_stft": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first",
+                    "tuning": "estimated per clip", **_STFT},
+    "mel_stft": {"unit": "dB (power, reference 1)", "power": 2.0, "floor": FLOOR_DB, "bins": N_MELS,
+                 "axis": "mel band, lowest first", "n_mels": N_MELS, **_STFT},
+    "mfcc": {"unit": "MFCC (orthonormal DCT-II of mel_stft in dB)", "bins": N_MFCC, "dtype": "float32",
+             "axis": "coefficient, 0 first", "n_mfcc": N_MFCC, "n_mels": N_MELS, **_STFT},
+    "mel128": {"unit": "dB relative to the clip maximum", "power": 2.0, "bins": N_MELS, "frames_kept": 128,
+               "dtype": "uint8", "scale": 80 / 255, "offset": -80.0, "axis": "mel band, lowest first",
+               "sample_rate": "native (mostly 44100)", "mono": "mean of channels", "n_fft": 2048,
+               "hop_length": 512, "n_mels": N_MELS, "window": "hann, centred", "top_db": 80.0,
+               "frames": "n STFT frames of the first 30 s, sampled at floor((j + 0.5) / 128 * n) for j = 0..127"},
+}  # fmt: skip
+STUDY_FEATURES = tuple(name for name in FEATURES if name != "mel128")
+
+
+class Undecodable(Exception):
+    """The file holds no audio that libsndfile can read."""
+
+
+# ---------------------------------------------------------------- one clip
+
+
+def read_audio(path, seconds=CLIP_SECONDS):
+    """Decode the beginning of an audio file to mono.
+
+    Parameters
+    ----------
+    path : path-like
+        Any format that libsndfile reads: mp3, flac, ogg, wav, ...
+    seconds : float
+        How much to read at most.
+
+    Returns
+    -------
+    y : ndarray, shape (samples,), float32
+        Mean of the channels, full scale = 1.
+    sample_rate : int
+        The file's own, in Hz.
+
+    Raises
+    ------
+    Undecodable
+        If the file cannot be read as audio, holds no sample or one that is not a finite number.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            sample_rate = file.samplerate
+            y = file.read(int(seconds * sample_rate), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        raise Undecodable(f"{path}: {error}") from error
+    y = y @ np.full(y.shape[1], 1 / y.shape[1], dtype=np.float32)   # 25 times faster than mean(axis=1)
+    if not len(y) or not np.isfinite(y).all():
+        raise Undecodable(f"{path}: no samples, or samples that are not numbers")
+    return y, sample_rate
+
+
+def resample(y, sample_rate, target=SAMPLE_RATE):
+    """Change the sample rate of a mono waveform with soxr's HQ recipe, as ``librosa.load`` does."""
+    if sample_rate == target:
+        return y
+    import soxr
+
+    return soxr.resample(y, sample_rate, target, quality="HQ")
+
+
+@lru_cache(maxsize=1)
+def cqt_kernels():
+    """Build the filters of the constant-Q transform, one matrix for each octave, highest first.
+
+    librosa multiplies a sparse spectrum of the filters with the FFT of each frame. The product is
+    linear in the samples, so the same filters are kept here as waveforms: one matrix product a frame.
+    The scale factors of octave and filter length are folded in.
+
+    Returns
+    -------
+    kernels : list of ndarray, shape (samples, 24)
+        Real parts of an octave's 12 filters, then their imaginary parts.
+
+    References
+    ----------
+    C. Schörkhuber, A. Klapuri, "Constant-Q transform toolbox for music processing", SMC 2010;
+    ``librosa.vqt``.
+    """
+    import librosa
+
+    freqs = librosa.cqt_frequencies(N_BINS, fmin=librosa.note_to_hz("C1"), bins_per_octave=BINS_PER_OCTAVE)
+    lengths, _ = librosa.filters.wavelet_lengths(freqs=freqs, sr=SAMPLE_RATE)
+    kernels = []
+    for octave in range(N_BINS // BINS_PER_OCTAVE):                 # 0 is the highest
+        stop = N_BINS - octave * BINS_PER_OCTAVE
+        rows = slice(stop - BINS_PER_OCTAVE, stop)
+        basis, own = librosa.filters.wavelet(freqs=freqs[rows], sr=SAMPLE_RATE / 2**octave)
+        n = basis.shape[1]
+        spectrum = np.fft.fft(basis * own[:, None] / n, axis=1)
+        spectrum[:, n // 2 + 1:] = 0
+        sparse = librosa.util.sparsify_rows(spectrum[:, : n // 2 + 1], quantile=0.01).toarray()
+        waveform = np.fft.fft(sparse, n=n, axis=1) * np.sqrt(2**octave / lengths[rows, None])
+        kernels.append(np.concatenate([waveform.real, waveform.imag]).T.copy())
+    return kernels
+
+
+def cqt(y):
+    """Constant-Q magnitude of a clip, as ``abs(librosa.cqt(y, sr=22050, hop_length=1024))``.
+
+    Parameters
+    ----------
+    y : ndarray, shape (samples,), float32
+        Mono, 22,050 Hz.
+
+    Returns
+    -------
+    C : ndarray, shape (84, frames), float32
+        Amplitude; frames = 1 + samples // 1024.
+
+    Examples
+    --------
+    >>> a4 = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
+    >>> C = cqt(a4)
+    >>> C.shape, int(C[:, 10].argmax())            # 45 semitones above C1
+    ((84, 22), 45)
+    """
+    import soxr
+
+    n_frames = 1 + len(y) // HOP_LENGTH
+    C = np.empty((N_BINS, n_frames), dtype=np.float32)
+    for octave, kernel in enumerate(cqt_kernels()):
+        n, hop = len(kernel), HOP_LENGTH >> octave
+        padded = np.zeros(max((n_frames - 1) * hop + n, n // 2 + len(y)), dtype=np.float32)
+        padded[n // 2 : n // 2 + len(y)] = y
+        frames = np.lib.stride_tricks.sliding_window_view(padded, n)[: n_frames * hop : hop]
+        response = (frames.astype(np.float64) @ kernel).T           # (24, frames); librosa is in double here too
+        stop = N_BINS - octave * BINS_PER_OCTAVE
+        C[stop - BINS_PER_OCTAVE : stop] = np.hypot(response[:12], response[12:])
+        y = soxr.resample(y, 2, 1, quality="HQ")
+        y /= np.sqrt(0.5)                                           # here, not in the kernels: librosa's rounding
+    return C
+
+
+def stft_power(y):
+    """Power spectrogram of a clip, as ``abs(librosa.stft(y, n_fft=1024, hop_length=1024)) ** 2``.
+
+    Returns
+    -------
+    S : ndarray, shape (513, frames), float32
+    """
+    from scipy.fft import rfft
+    from scipy.signal import get_window
+
+    n_frames = 1 + len(y) // HOP_LENGTH
+    padded = np.zeros(n_frames * N_FFT, dtype=np.float32)           # hop = n_fft: frames do not overlap
+    part = y[: len(padded) - N_FFT // 2]
+    padded[N_FFT // 2 : N_FFT // 2 + len(part)] = part
+    X = rfft(padded.reshape(n_frames, N_FFT) * get_window("hann", N_FFT))
+    return (X.real**2 + X.imag**2).astype(np.float32).T
+
+
+def estimate_tuning(S):
+    """Deviation from A440 in fractions of a semitone, as ``librosa.estimate_tuning(S=S)``.
+
+    librosa interpolates around every bin; peaks between 150 and 4000 Hz are a fiftieth of them.
+
+    Parameters
+    ----------
+    S : ndarray, shape (513, frames)
+        Spectrogram.
+
+    Returns
+    -------
+    tuning : float
+        In [-0.5, 0.5).
+    """
+    import librosa
+
+    first, last = int(np.ceil(150 * N_FFT / SAMPLE_RATE)), int(np.ceil(4000 * N_FFT / SAMPLE_RATE))
+    here, below, above = S[first:last], S[first - 1 : last - 1], S[first + 1 : last + 1]
+    peaks = np.nonzero((here > below) & (here >= above) & (here > 0.1 * S.max(axis=0)))
+    here, below, above = here[peaks], below[peaks], above[peaks]
+    slope, curve = (above - below) / 2, above + below - 2 * here
+    shift = np.where(np.abs(slope) < np.abs(curve), -slope / np.where(curve == 0, 1, curve), 0)
+    height = here + 0.5 * slope * shift
+    if not len(height):
+        return 0.0
+    pitch = (peaks[0] + first + shift) * SAMPLE_RATE / N_FFT
+    return float(librosa.pitch_tuning(pitch[height >= np.median(height)], bins_per_octave=12))
+
+
+@lru_cache(maxsize=128)
+def _chroma_filter(tuning):
+    import librosa
+
+    return librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning)
+
+
+@lru_cache(maxsize=8)
+def _mel_filter(sample_rate, n_fft):
+    import librosa
+
+    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=N_MELS)
+
+
+def mel128(y, sample_rate):
+    """128 mel frames spread evenly over a clip at its own sample rate, in dB below its maximum.
+
+    Parameters
+    ----------
+    y : ndarray, shape (samples,), float32
+        Mono.
+    sample_rate : int
+        In Hz; the highest band ends at half of it.
+
+    Returns
+    -------
+    M : ndarray, shape (128, 128), float32
+        dB in [-80, 0].
+    """
+    import librosa
+
+    power = np.abs(librosa.stft(y, n_fft=2048, hop_length=512)) ** 2
+    M = _mel_filter(sample_rate, 2048) @ power                      # every frame: the maximum may be in any
+    kept = ((np.arange(128) + 0.5) / 128 * M.shape[1]).astype(int)
+    return librosa.power_to_db(M[:, kept], ref=max(M.max(), 1e-10), top_db=None).clip(-80, 0)
+
+
+def extract(y, sample_rate, names=STUDY_FEATURES):
+    """Compute features of one clip.
+
+    Parameters
+    ----------
+    y : ndarray, shape (samples,), float32
+        Mono waveform.
+    sample_rate : int
+        In Hz.
+    names : sequence of str
+        Keys of `FEATURES`.
+
+    Returns
+    -------
+    features : dict of str to ndarray, shape (bins, frames)
+        In the units of `FEATURES`. All frames there are; mel128 has 128.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, 661_500).astype(np.float32)
+    >>> {name: x.shape for name, x in extract(noise, 22050, ["cqt", "mfcc"]).items()}
+    {'cqt': (84, 646), 'mfcc': (20, 646)}
+    """
+    import librosa
+
+    found = {"mel128": mel128(y, sample_rate)} if "mel128" in names else {}
+    names = set(names)
+    y = resample(y, sample_rate) if names - {"mel128"} else y
+    if names & {"cqt", "chroma_cqt", "chroma_cens"}:
+        C = cqt(y)
+        found["cqt"] = 20 * np.log10(np.maximum(C, 10 ** (FLOOR_DB / 20)))
+        if "chroma_cqt" in names:
+            found["chroma_cqt"] = librosa.feature.chroma_cqt(C=C)
+        if "chroma_cens" in names:
+            found["chroma_cens"] = librosa.feature.chroma_cens(C=C)
+    if names & {"chroma_stft", "mel_stft", "mfcc"}:
+        S = stft_power(y)
+        mel = 10 * np.log10(np.maximum(_mel_filter(SAMPLE_RATE, N_FFT) @ S, 10 ** (FLOOR_DB / 10)))
+        found["mel_stft"] = mel
+        if "mfcc" in names:
+            found["mfcc"] = librosa.feature.mfcc(S=mel, n_mfcc=N_MFCC)
+        if "chroma_stft" in names:
+            found["chroma_stft"] = librosa.util.normalize(_chroma_filter(estimate_tuning(S)) @ S, norm=np.inf, axis=0)
+    return {name: found[name] for name in FEATURES if name in names}
