@@ -14,7 +14,7 @@ DATA := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 demo: .venv/.installed
 	$(RUN) demo.py
 	$(RUN) features.py --data-dir data/demo
-	$(RUN) experiments.py run --quick --figures --data-dir data/demo --results-dir runs/results
+	$(RUN) experiments.py run --quick --figures --data-dir data/demo
 
 test: .venv/.installed
 	$(RUN) -m pytest

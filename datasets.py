@@ -53,13 +53,17 @@ def open_feature(features_dir, name, n_tracks):
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        info["scale"], info["offset"]
+        factors = [np.asarray(info[key], dtype=float) for key in ("scale", "offset")]
+        if array.dtype.kind not in "fiu" or not all(np.isfinite(factor).all() for factor in factors):
+            raise ValueError("values, scale or offset are not numbers")
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} not found: {remedy}") from error
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise DataError(f"{path} or its .json is damaged ({error}): {remedy}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, OSError, EOFError) as error:
+        raise DataError(f"{path} or its .json is damaged ({' '.join(str(error).split())}): {remedy}") from error
     if array.ndim != 3 or len(array) != n_tracks:
         raise DataError(f"{path} has shape {array.shape}, index.csv lists {n_tracks} tracks: {remedy}")
+    if not {factor.size for factor in factors} <= {1, array.shape[1]}:
+        raise DataError(f"{path} has {array.shape[1]} bins, the scale or offset in its .json another number: {remedy}")
     return array, info
 
 
@@ -150,7 +154,7 @@ class FeatureDataset:
         import torch
 
         if isinstance(self.array, np.ndarray):
-            rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+            rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
             x = torch.from_numpy(self.array[rows]).to(self.device)
         else:
             x = self.array[torch.as_tensor(rows, device=self.array.device)]
@@ -188,8 +192,8 @@ class FeatureDataset:
             total = torch.zeros(2, self.shape[0], dtype=torch.float64, device=self.device)
             rows = self.rows["training"]
             for part in np.array_split(rows, -(-len(rows) // 64)):
-                x = self.raw(part)
-                total += torch.stack([x.sum(2).double().sum(0), x.square_().sum(2).double().sum(0)])
+                x = self.raw(part).double()     # in single precision, mean² would swamp a small deviation
+                total += torch.stack([x.sum((0, 2)), x.square_().sum((0, 2))])
             mean, square = total / (len(rows) * self.shape[1])
             std = (square - mean**2).clamp(min=0).sqrt()
             std[std < 1e-6 * mean.abs().clamp(min=1e-6)] = 1

@@ -14,12 +14,13 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,15 @@ def _start_worker(data_dir, subset, ids, partial, infos):
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker["limits"] = threadpool_limits(1)
     _open_worker(data_dir, subset, ids, partial, infos)
+
+
+def _end_with_parent():
+    """A killed parent cannot stop its workers: they would wait for clips for ever."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _open_worker(data_dir, subset, ids, partial, infos):
@@ -145,6 +153,14 @@ def _write(path, text):
     os.replace(temporary, path)
 
 
+def _read_json(path, remedy):
+    """Read an object that this module or another wrote; the error says what to do if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete {remedy} and run the same command again") from error
+
+
 def _present(features_dir, names, n_tracks):
     """Those of the features that the cache has already; an error if it has them with other parameters."""
     found = []
@@ -152,9 +168,9 @@ def _present(features_dir, names, n_tracks):
         path = features_dir / f"{name}.json"
         if not (path.is_file() and path.with_suffix(".npy").is_file()):
             continue
-        there, here = json.loads(path.read_text(encoding="utf-8")), describe(name, n_tracks)
-        for key in here.keys() & there.keys() - {"versions"}:
-            if there[key] != here[key]:
+        there, here = _read_json(path, path.with_suffix(".*")), describe(name, n_tracks)
+        for key in here:
+            if key in there and there[key] != here[key] and key != "versions":
                 raise DataError(f"{path} was made with {key} {there[key]}, this run needs {here[key]}: "
                                 f"delete {path.with_suffix('.*')} or pass --features-dir")
         found.append(name)
@@ -167,13 +183,14 @@ def _plan(features_dir, names, ids):
     plan_file = partial / "plan.json"
     wanted = {"names": list(names), "ids": [len(ids), int(np.sum(ids)), int(ids[0]), int(ids[-1])]}
     if plan_file.is_file():
-        plan = json.loads(plan_file.read_text(encoding="utf-8"))
+        plan = _read_json(plan_file, partial)
         if {k: plan[k] for k in wanted} != wanted or any(
             info != describe(name, len(ids)) for name, info in plan["infos"].items()
         ):
             raise DataError(f"{partial} holds an unfinished run for {', '.join(plan['names'])} on {plan['ids'][0]} "
                             "tracks, with other settings or versions: finish that one or delete the folder")
         return plan["infos"]
+    (partial / "progress.csv").unlink(missing_ok=True)      # of a run that was killed while it cleared up
     present = _present(features_dir, names, len(ids))
     infos = {name: describe(name, len(ids)) for name in names if name not in present}
     for name, info in infos.items():
@@ -184,6 +201,7 @@ def _plan(features_dir, names, ids):
                 try:
                     os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
                 except OSError as error:
+                    shutil.rmtree(partial)
                     size = sum(np.dtype(i["dtype"]).itemsize * np.prod(i["shape"]) for i in infos.values()) / 1e9
                     raise DataError(f"{features_dir}: the arrays take {size:.1f} GB, the disk has "
                                     f"{shutil.disk_usage(features_dir).free / 1e9:.1f} GB free") from error
@@ -195,13 +213,13 @@ def _done(progress_file, n_tracks):
     """Status of each clip that an earlier run finished, from its journal; a torn last line does not count."""
     done = {}
     if progress_file.is_file():
-        text = progress_file.read_text(encoding="utf-8")
+        text = progress_file.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             _write(progress_file, whole)
         for line in whole.splitlines():
-            row, status = line.split(",")
-            if int(row) < n_tracks and status in STATUSES:
+            row, _, status = line.partition(",")
+            if row.isdecimal() and int(row) < n_tracks and status in STATUSES:     # else its clip is done again
                 done[int(row)] = status
     return done
 
@@ -258,12 +276,17 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         raise DataError(f"{audio} not found or without tracks: run ./download_data.sh {subset} {data_dir}")
     features_dir = Path(features_dir or Path(data_dir) / "features")
     partial = features_dir / ".partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
     with lock(partial):
         known = load_index(features_dir) if (features_dir / "index.csv").is_file() else None
         if known is not None and not np.array_equal(known["track_id"], ids):
             raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
         infos = _plan(features_dir, names, ids)
+        if not infos and known is None:
+            raise DataError(f"{features_dir}/index.csv is missing beside the arrays: delete {features_dir} and run again")
         journal = partial / "progress.csv"
         status = _done(journal, len(ids)) if infos else dict(enumerate(known["status"]))
         if known is not None:       # clips that gave nothing before are not tried again

@@ -35,20 +35,20 @@ STYLE = {
 }
 
 
-def _styled(plot):
+def styled(plot):
     """Draw under STYLE on Matplotlib's defaults, whatever the reader has set, and leave no trace."""
     @functools.wraps(plot)
-    def styled(*args, **kwargs):
+    def drawn(*args, **kwargs):
         import matplotlib.style
 
         with matplotlib.style.context(["default", STYLE]):
             figure = plot(*args, **kwargs)
             figure.draw_without_rendering()  # ticks are made on drawing, in the style of that moment
         return figure
-    return styled
+    return drawn
 
 
-def _new(width, height, columns=1):
+def new_figure(width, height, columns=1):
     """A figure (inches) that draws itself in a notebook without pyplot, and its axes."""
     from matplotlib.figure import Figure
 
@@ -93,7 +93,7 @@ def genre_colours(genres):
     return {genre: COLOURS.get(genre) or made(genre) for genre in genres}
 
 
-@_styled
+@styled
 def plot_history(histories, names=None, selected=None):
     """Loss and accuracy by epoch, training against validation.
 
@@ -112,7 +112,7 @@ def plot_history(histories, names=None, selected=None):
         raise ValueError("no epochs to plot: histories is empty")
     if any(given is not None and len(given) != len(runs) for given in (names, selected)):
         raise ValueError(f"names and selected must have one entry for each of {len(runs)} runs")
-    figure, panels = _new(8.2, 3.4, columns=2)
+    figure, panels = new_figure(8.2, 3.4, columns=2)
     for k, run in enumerate(runs):
         epochs = [row["epoch"] for row in run]
         best = selected[k] if selected else max(run, key=lambda row: row["validation_accuracy"])["epoch"]
@@ -143,7 +143,7 @@ def _history_legend(figure, names):
     figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 5))
 
 
-@_styled
+@styled
 def plot_roc(labels, probabilities, genres):
     """ROC curve of each genre against all others, the genres easiest to hear first.
 
@@ -159,7 +159,7 @@ def plot_roc(labels, probabilities, genres):
     if len(genres) != len(areas):
         raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
     scores = np.asarray(probabilities).reshape(-1, len(genres))
-    figure, axes = _new(6.6, 4.6)
+    figure, axes = new_figure(6.6, 4.6)
     colours = genre_colours(genres)
     for rank, k in enumerate(np.argsort(-areas)):  # NaN last
         if np.isnan(areas[k]):
@@ -176,7 +176,7 @@ def plot_roc(labels, probabilities, genres):
     return figure
 
 
-@_styled
+@styled
 def plot_confusion(confusion, genres):
     """Confusion matrix: each true genre's clips in per cent, with counts below.
 
@@ -191,7 +191,7 @@ def plot_confusion(confusion, genres):
         raise ValueError(f"a confusion matrix of shape {counts.shape} does not fit {len(genres)} genres")
     sizes = counts.sum(1)
     percent = 100 * counts / np.maximum(sizes, 1)[:, None]
-    figure, axes = _new(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
+    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in zip(*counts.nonzero(), strict=True):  # an empty cell is easier to see than a 0
         ink = "white" if percent[row, column] > 65 else PLAIN
@@ -206,7 +206,7 @@ def plot_confusion(confusion, genres):
     return figure
 
 
-@_styled
+@styled
 def plot_intervals(names, means, intervals, chance=None, reported=None):
     """Accuracies of several models with their intervals, one line each, the first on top.
 
@@ -222,7 +222,7 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
     """
     if not len(names) == len(means) == len(intervals) == len(names if reported is None else reported):
         raise ValueError("names, means, intervals and reported must have one entry per model")
-    figure, axes = _new(7.6, 0.36 * len(names) + 1.4)
+    figure, axes = new_figure(7.6, 0.36 * len(names) + 1.4)
     right = axes.get_yaxis_transform()  # x from the left (0) to the right (1) of the axes, y in rows
     for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
         ends = "" if format_interval(interval) == "–" else format_interval(interval)
@@ -244,7 +244,7 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
     return figure
 
 
-@_styled
+@styled
 def plot_genre_accuracy(summary, chance=None):
     """Share of each genre's clips that is recognised (recall), with its interval.
 
@@ -256,7 +256,7 @@ def plot_genre_accuracy(summary, chance=None):
     """
     rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
     colours = genre_colours(rows)
-    figure, axes = _new(7.0, 0.4 * len(rows) + 1.0)
+    figure, axes = new_figure(7.0, 0.4 * len(rows) + 1.0)
     right = axes.get_yaxis_transform()
     for place, (genre, row) in enumerate(rows.items()):
         axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
@@ -272,7 +272,7 @@ def plot_genre_accuracy(summary, chance=None):
     return figure
 
 
-@_styled
+@styled
 def plot_embedding(points, labels, genres):
     """Clips as points in a plane, coloured by genre: a t-SNE or PCA of features.
 
@@ -285,7 +285,7 @@ def plot_embedding(points, labels, genres):
     points, labels = np.asarray(points), np.asarray(labels)
     if points.shape != (len(labels), 2):
         raise ValueError(f"points of shape {points.shape} do not fit {len(labels)} labels: needs (clips, 2)")
-    figure, axes = _new(7.0, 4.8)
+    figure, axes = new_figure(7.0, 4.8)
     order = np.random.default_rng(0).permutation(len(labels))  # the last genre should not cover the others
     colours = np.array(list(genre_colours(genres).values()))
     size = np.clip(8000 / max(1, len(labels)), 3, 20)
@@ -296,68 +296,3 @@ def plot_embedding(points, labels, genres):
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return figure
-
-
-@_styled
-def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
-    """One clip's feature as an image, its axes in musical or physical units.
-
-    Parameters
-    ----------
-    values : array, (bins, frames)
-    feature : str
-        Decides on the axis of frequency: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
-        class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
-        "mfcc..." by coefficient from 0; anything else by bin.
-    sample_rate : float, Hz
-    hop_length : float, samples from one frame to the next
-    unit : str, optional
-        What the colours stand for. By default dB for cqt and mel; one with "dB" in it shows the upper 80 dB.
-    axes : matplotlib.axes.Axes, optional
-        To draw into, beside others; by default a figure of its own.
-    """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
-    if unit is None:
-        unit = {"cqt": "magnitude (dB)", "mel": "power (dB)", "chroma": "relative energy"}.get(kind, "value")
-    limits = {"vmin": values.min(), "vmax": values.max()}
-    if "dB" in unit:
-        limits["vmin"] = max(values.min(), values.max() - 80)
-    elif kind == "chroma":
-        limits = {"vmin": 0, "vmax": max(1, values.max())}
-    elif kind == "mfcc":  # around zero; loudness and tilt (0 and 1) are off any scale that shows the rest
-        spread = np.percentile(np.abs(values[1:] if len(values) > 1 else values), 94)
-        limits = {"vmin": -spread, "vmax": spread, "cmap": "RdBu_r"}
-    if axes is None:
-        _, axes = _new(7.6, 2.4 if len(values) <= 24 else 3.0)
-    seconds = values.shape[1] * hop_length / sample_rate
-    image = axes.imshow(values, origin="lower", aspect="auto", extent=(0, seconds, -0.5, len(values) - 0.5),
-                        interpolation="nearest" if len(values) <= 24 else "auto", **limits)
-    places, names, label = _frequency_ticks(kind, len(values), sample_rate)
-    axes.set_yticks(places, names)
-    axes.set(xlabel="time (s)", ylabel=label, title=feature)
-    axes.grid(False)
-    below, above = bool(values.min() < limits["vmin"]), bool(values.max() > limits["vmax"])
-    bar = axes.figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=16,
-                               extend=(("neither", "max"), ("min", "both"))[below][above])
-    bar.outline.set_visible(False)
-    return axes.figure
-
-
-def _frequency_ticks(kind, n_bins, sample_rate):
-    """Places (bins), names and the label of a feature's vertical axis."""
-    if kind == "cqt":
-        places = np.arange(0, n_bins, 12)
-        return places, [f"C{1 + place // 12}" for place in places], "note"
-    if kind == "chroma" and n_bins == 12:
-        return [0, 2, 4, 5, 7, 9, 11], list("CDEFGAB"), "pitch class"
-    if kind == "mel":
-        def mel(hz):  # Slaney's scale: linear to 1 kHz, logarithmic above
-            return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
-        hertz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz < 0.45 * sample_rate]
-        step = mel(sample_rate / 2) / (n_bins + 1)  # bin k peaks at step k + 1
-        return [max(mel(hz) / step - 1, -0.5) for hz in hertz], [str(hz) for hz in hertz], "frequency (Hz)"
-    places = np.arange(0, n_bins, max(1, 5 * round(n_bins / 25)))
-    return places, [str(place) for place in places], "coefficient" if kind == "mfcc" else "bin"

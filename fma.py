@@ -111,7 +111,7 @@ def load_tracks(data_dir, subset="small"):
     Raises
     ------
     DataError
-        If the file is missing, lacks a needed column, or names a track twice.
+        If the file is missing, lacks a needed column, names a track twice, or has none of the subset.
     """
     path = Path(data_dir) / "fma_metadata" / "tracks.csv"
     if subset not in SUBSETS:
@@ -121,22 +121,28 @@ def load_tracks(data_dir, subset="small"):
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
-            header = list(zip(next(reader), next(reader), strict=False))
+            header, third = list(zip(next(reader), next(reader), strict=False)), next(reader)
         places = {column: header.index(column) for column in COLUMNS if column in header}
         lacking = [".".join(c) for c in list(COLUMNS)[:3] if c not in places]
         if lacking:
             raise DataError(f"{path} has no column {', '.join(lacking)}: it is not laid out like FMA's tracks.csv")
+        if third and third[0].isdigit():        # it would be skipped as a header
+            raise DataError(f"{path} has a track in line 3: its header takes three lines in FMA's layout")
         tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False)
-    except (StopIteration, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} is not a table with FMA's three header lines ({error or 'short'})") from error
+    except (StopIteration, ValueError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
+        reason = " ".join(str(error).split()) or "it is cut short"
+        raise DataError(f"{path} is not a table with FMA's three header lines ({reason})") from error
     tracks = tracks.rename(columns={place: COLUMNS[column] for column, place in places.items()})
     tracks = tracks.set_index(0).rename_axis("track_id")
     if not pd.api.types.is_integer_dtype(tracks.index):
-        raise DataError(f"{path} has track ids that are not whole numbers: its header takes three lines in FMA's layout")
+        raise DataError(f"{path} has track ids that are not whole numbers: put them in the first column")
     if tracks.index.has_duplicates:
         raise DataError(f"{path} names track {tracks.index[tracks.index.duplicated()][0]} twice: remove one row")
-    wanted = SUBSETS[: SUBSETS.index(subset) + 1]
-    return tracks[tracks["subset"].isin(wanted)]
+    wanted = tracks["subset"].isin(SUBSETS[: SUBSETS.index(subset) + 1])
+    if not wanted.any():
+        others = some(tracks["subset"].dropna().unique()) or "none at all"
+        raise DataError(f"{path} has no track of subset {subset}, but of {others}: choose another, or mend that column")
+    return tracks[wanted]
 
 
 def artists_of(tracks):

@@ -11,11 +11,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from evaluation import bootstrap_interval, format_interval
 from fma import DataError
 
 WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training")
@@ -44,7 +46,7 @@ def start_run(run_dir, config, write=True):
     """
     path, config = run_dir / "config.json", json.loads(json.dumps(config))
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = load_config(run_dir)
         for part in WATCHED:
             if there.get(part) != config[part]:
                 both = isinstance(config[part], dict) and isinstance(there.get(part), dict)
@@ -70,7 +72,7 @@ def save_state(run_dir, model, optimizer, history):
     save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
-def load_state(run_dir, model, optimizer, device):
+def load_state(run_dir, model, optimizer):
     """Set model and optimizer to the last finished epoch of an interrupted run.
 
     Returns
@@ -82,7 +84,7 @@ def load_state(run_dir, model, optimizer, device):
     if not path.is_file():
         return []
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # the two below copy to where they are
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return state["history"]
@@ -114,7 +116,13 @@ def load_weights(run_dir, model):
 
 def load_history(run_dir):
     """The epochs of a run, as a list of dict."""
-    return [json.loads(line) for line in (Path(run_dir) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    path = Path(run_dir) / "history.jsonl"
+    try:
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        selected(history)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is missing or damaged: delete {run_dir} and train again") from error
+    return history
 
 
 def load_config(run_dir):
@@ -122,7 +130,12 @@ def load_config(run_dir):
     path = Path(run_dir) / "config.json"
     if not path.is_file():
         raise DataError(f"{path} not found: {run_dir} is not the folder of a run")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["model"]["class"], config["model"]["args"], config["training"]["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
+    return config
 
 
 def selected(history):
@@ -163,6 +176,19 @@ def load_probabilities(run_dir, split="test"):
     path = Path(run_dir) / "probabilities.npz"
     if not path.is_file():
         raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
-    with np.load(path, allow_pickle=False) as saved:
-        parts = ("probabilities", "labels", "tracks", "artists")
-        return {"genres": saved["genres"], **{part: saved[f"{split}_{part}"] for part in parts}}
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            parts = ("probabilities", "labels", "tracks", "artists")
+            return {"genres": saved["genres"], **{part: saved[f"{split}_{part}"] for part in parts}}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
+
+
+def report(run_dir):
+    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
+    history, test = load_history(run_dir), load_probabilities(run_dir)
+    best, right = selected(history), test["probabilities"].argmax(1) == test["labels"]
+    interval = format_interval(bootstrap_interval(right, test["artists"]))
+    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
+            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
+            f"(95 % interval {interval}, {len(right)} clips)")

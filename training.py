@@ -8,6 +8,7 @@ at any moment, the same command goes on after the last finished epoch and ends i
 """
 
 import argparse
+import math
 import os
 import platform
 import sys
@@ -16,33 +17,20 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+import runs
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import FeatureDataset
-from evaluation import bootstrap_interval, format_interval
 from fma import SUBSETS, DataError, find_data, run_command
-from runs import (
-    is_finished,
-    load_history,
-    load_probabilities,
-    load_state,
-    load_weights,
-    save_probabilities,
-    save_state,
-    save_weights,
-    selected,
-    start_run,
-    versions,
-)
 
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+PRECISIONS = ("auto", "float32", "bfloat16")
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
 
 
@@ -57,10 +45,18 @@ class Training:
     one_cycle: bool = False         # warm up for 30 % of the steps, then anneal to zero along a cosine
     weight_decay: float = 0.0       # decay of the weights per step, times lr (adamw), or L2 penalty (adam)
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
-    patience: int = 0               # stop after so many epochs without a better validation accuracy; 0: never
+    patience: int = 0               # stop after so many epochs without a better one on validation; 0: never
     precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
     watch_test: int = 0             # test too every so many epochs, for the original's test_max; never to choose
     seed: int = 0                   # of the weights, the order of the clips and the dropout
+
+    def __post_init__(self):
+        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
+        for name in ("epochs", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
 # ---------------------------------------------------------------- processes and precision
@@ -69,6 +65,20 @@ class Training:
 def world():
     """Rank of this process and number of processes, as torchrun sets them; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes. Each of their losses depends on it, so its gradient is summed too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return SumOverProcesses.apply(gradient)
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
@@ -80,18 +90,18 @@ class JointBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x):                                                       # (batch, channels, height, width)
         if not self.training:
             return super().forward(x)
-        values, here = x.float(), x.numel() / x.shape[1]
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([here])])
-        sums = dist.nn.functional.all_reduce(sums)                              # its gradient is summed too
-        count = sums[-1].detach()
-        mean, square = sums[:-1].div(count).chunk(2)
-        variance = (square - mean**2).clamp(min=0)
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        sums = torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])])
+        mean, count = SumOverProcesses.apply(sums).split([x.shape[1], 1])
+        mean = mean / count
+        centred = values - mean[:, None, None]      # first: a difference of large squares would lose the variance
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
             self.num_batches_tracked += 1
         weight = self.weight * (variance + self.eps).rsqrt()
-        return (values * weight[:, None, None] + (self.bias - mean * weight)[:, None, None]).to(x.dtype)
+        return (centred * weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def join_processes(model):
@@ -101,29 +111,28 @@ def join_processes(model):
     for layer in model.modules():
         if type(layer) is nn.BatchNorm2d:
             layer.__class__ = JointBatchNorm2d
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model)
 
 
-def default_device():
-    """The GPU of this process, or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() \
-        else torch.device("cpu")
+def choose_device(name=None):
+    """The named device, by default the GPU of this process or the CPU; a DataError if there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:     # the latter from a torch without CUDA
+        raise DataError(f"device {name!r} cannot be used: choose cpu, or cuda or mps where there is one") from error
+    return device
 
 
 def choose_precision(precision, device):
-    """Resolve "auto": bfloat16 where the hardware multiplies it, else float32.
-
-    Raises
-    ------
-    DataError
-        If the precision is unknown.
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise DataError(f"precision {precision!r} is unknown: choose auto, float32 or bfloat16")
+    """Resolve "auto": bfloat16 where the hardware multiplies it, else float32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     flags = Path("/proc/cpuinfo")
     fast = flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
     return "bfloat16" if device.type == "cpu" and fast else "float32"
@@ -143,7 +152,7 @@ def learning_rate(step, steps, settings):
     warm = max(1, round(0.3 * steps))
     if step < warm:
         return settings.lr * (0.04 + 0.96 * step / warm)
-    return settings.lr * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))) / 2
+    return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
 def train_epoch(model, dataset, optimizer, settings, epoch, bar):
@@ -167,7 +176,7 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar):
         x, y = dataset.batch(batch[rank::size])
         with autocast(settings.precision, dataset.device):
             logits = model(x).float()
-            loss = F.cross_entropy(logits, y, reduction="sum")
+            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
         optimizer.zero_grad(set_to_none=True)
         (loss * size / len(batch)).backward()                           # processes are averaged: mean over the batch
         if settings.clip_norm:
@@ -221,31 +230,30 @@ def fit(model, dataset, settings, run_dir, progress=True):
         One for each epoch: loss and accuracy on training and validation, learning rate, seconds.
     """
     rank, size = world()
-    if is_finished(run_dir):
-        load_weights(run_dir, model.to(dataset.device))
-        return load_history(run_dir)
+    if runs.is_finished(run_dir):
+        runs.load_weights(run_dir, model.to(dataset.device))
+        return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, settings)
-    history = load_state(run_dir, model, optimizer, dataset.device)
+    optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    history = runs.load_state(run_dir, model, optimizer)
     network = join_processes(model) if size > 1 else model
     steps = -(-len(dataset.rows["training"]) // settings.batch_size)
-    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
-               desc=f"{run_dir.parent.name} {run_dir.name}", disable=not progress or rank > 0)
-    with bar:
+    with tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
+              desc=f"{run_dir.parent.name} {run_dir.name}", disable=not progress or rank > 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, model, dataset, optimizer, settings, len(history), bar))
             if rank == 0:
-                if selected(history) is history[-1]:
-                    save_weights(run_dir, model)
-                save_state(run_dir, model, optimizer, history)
+                if runs.selected(history) is history[-1]:
+                    runs.save_weights(run_dir, model)
+                runs.save_state(run_dir, model, optimizer, history)
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
     if size > 1:
         dist.barrier()                                  # until the best weights are written
-    load_weights(run_dir, model)
+    runs.load_weights(run_dir, model)
     chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision)
               for split in ("validation", "test")}
     if rank == 0:
-        save_probabilities(run_dir, dataset, chosen)
+        runs.save_probabilities(run_dir, dataset, chosen)
         (run_dir / "state.pt").unlink(missing_ok=True)
     return history
 
@@ -254,6 +262,8 @@ def one_epoch(network, model, dataset, optimizer, settings, epoch, bar):
     """Train for one epoch and validate: the epoch's line in the history."""
     start = time.perf_counter()
     loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar)
+    if not math.isfinite(loss):
+        raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, or clip_norm 1")
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
     line["validation_loss"], line["validation_accuracy"] = score(model, dataset, "validation", settings.precision)
     if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
@@ -269,15 +279,8 @@ def score(model, dataset, split, precision="float32"):
     return float(-picked.log().mean()), float((probabilities.argmax(1) == labels).float().mean())
 
 
-def make_optimizer(model, settings):
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if settings.optimizer not in kinds:
-        raise DataError(f"optimizer {settings.optimizer!r} is unknown: choose {' or '.join(kinds)}")
-    return kinds[settings.optimizer](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-
-
 def out_of_patience(history, settings):
-    return bool(settings.patience and history) and len(history) - selected(history)["epoch"] >= settings.patience
+    return bool(settings.patience and history) and len(history) - runs.selected(history)["epoch"] >= settings.patience
 
 
 # ---------------------------------------------------------------- a run of an experiment
@@ -308,9 +311,12 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     run_dir : Path
     history : list of dict
     """
-    device = torch.device(device or default_device())
-    dataset = FeatureDataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    device = choose_device(device)
     settings = Training(**{**row.get("training", {}), **(settings or {})})
+    dataset = FeatureDataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
+    if empty:
+        raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     settings.precision = choose_precision(settings.precision, device)
     args = {"n_bins": dataset.shape[0], "n_frames": dataset.shape[1], "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -319,11 +325,19 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "feature": row["feature"], "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": asdict(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-              "processes": world()[1], "versions": versions()}
+              "processes": world()[1], "versions": runs.versions()}
     run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
-    start_run(run_dir, config, write=world()[0] == 0)
     torch.manual_seed(settings.seed)
-    return run_dir, fit(build(config), dataset, settings, run_dir, progress)
+    try:
+        model = build(config)
+    except ValueError as error:                             # clips too short for it
+        raise DataError(f"{name} on {data_dir}: {error}") from error
+    runs.start_run(run_dir, config, write=world()[0] == 0)
+    return run_dir, fit(model, dataset, settings, run_dir, progress)
+
+
+def true_or_false(text):
+    return bool(("false", "true").index(text.lower()))      # a ValueError, of which argparse makes a message
 
 
 def main(argv=None):
@@ -338,29 +352,18 @@ def main(argv=None):
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for f in fields(Training):
-        kind = (lambda text: text.lower() in ("1", "true", "yes")) if f.type is bool else f.type
-        parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar=f.type.__name__.upper(),
-                            help=f"default {f.default}, or the experiment's")
+        parser.add_argument(f"--{f.name.replace('_', '-')}", type=true_or_false if f.type is bool else f.type,
+                            metavar=f.type.__name__.upper(), help=f"default {f.default}, or the experiment's")
     args = vars(parser.parse_args(argv))
     settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
     if world()[1] > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    run_dir, history = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
-                           args["runs_dir"], args["subset"], args["features_dir"], args["device"])
+        dist.init_process_group("nccl" if choose_device(args["device"]).type == "cuda" else "gloo")
+    run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
+                     args["runs_dir"], args["subset"], args["features_dir"], args["device"])
     if world()[0] == 0:
-        print(report(run_dir, history))
+        print(runs.report(run_dir))
     if world()[1] > 1:
         dist.destroy_process_group()
-
-
-def report(run_dir, history):
-    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
-    test, best = load_probabilities(run_dir), selected(history)
-    right = test["probabilities"].argmax(1) == test["labels"]
-    low, high = bootstrap_interval(right, test["artists"])
-    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
-            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
-            f"(95 % interval {format_interval((low, high))}, {len(right)} clips)")
 
 
 if __name__ == "__main__":

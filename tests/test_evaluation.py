@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 import evaluation as ev
+import significance
 
 ROOT = Path(__file__).resolve().parents[1]
 GENRES = ["Electronic", "Folk", "Hip-Hop", "Rock"]
@@ -29,9 +30,10 @@ def fake(clips=200, classes=4, seeds=None, seed=0):
     return labels, scores if seeds else scores[0], np.arange(clips) // 4
 
 
-def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(ev)
-    assert result.attempted > 20 and result.failed == 0
+@pytest.mark.parametrize("module", [ev, significance])
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 5 and result.failed == 0
 
 
 def test_needs_numpy_only():

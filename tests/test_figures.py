@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import evaluation as ev
+import feature_figures as ff
 import figures as fg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,7 +157,7 @@ def test_embedding_colours_points_by_genre(save):
     ("vggish", 50, ["0", "10", "20", "30", "40"], "bin", "value"),
 ])
 def test_features_have_axes_in_units(save, feature, bins, names, label, unit):
-    axes, bar = save(fg.plot_feature(RNG.random((bins, 640)), feature)).axes
+    axes, bar = save(ff.plot_feature(RNG.random((bins, 640)), feature)).axes
     assert tick_names(axes.yaxis) == names
     assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("time (s)", label, unit)
     assert axes.get_xlim() == pytest.approx((0, 640 * 1024 / 22050))
@@ -165,7 +166,7 @@ def test_features_have_axes_in_units(save, feature, bins, names, label, unit):
 def test_mel_ticks_sit_at_librosas_bands():
     librosa = pytest.importorskip("librosa")
     bands = librosa.mel_frequencies(130, fmin=0, fmax=11025)[1:-1]
-    axes = fg.plot_feature(np.zeros((128, 10)), "mel_stft").axes[0]
+    axes = ff.plot_feature(np.zeros((128, 10)), "mel_stft").axes[0]
     for place, hz in list(zip(axes.get_yticks(), (0, 500, 1000, 2000, 4000, 8000), strict=True))[1:]:
         assert place == pytest.approx(np.interp(hz, bands, np.arange(128)), abs=0.02)
 
@@ -175,12 +176,12 @@ def test_a_feature_can_be_drawn_beside_others(save):
 
     figure = Figure()
     for axes, feature in zip(figure.subplots(2), ("cqt", "mfcc"), strict=True):
-        assert fg.plot_feature(RNG.random((20, 30)), feature, axes=axes) is figure
+        assert ff.plot_feature(RNG.random((20, 30)), feature, axes=axes) is figure
     save(figure)
 
 
 def test_decibels_show_the_upper_eighty():
-    image = fg.plot_feature(np.array([[-100.0, 0.0]]), "cqt").axes[0].images[0]
+    image = ff.plot_feature(np.array([[-100.0, 0.0]]), "cqt").axes[0].images[0]
     assert image.get_clim() == (-80, 0)
 
 
@@ -192,7 +193,7 @@ def test_decibels_show_the_upper_eighty():
     lambda: fg.plot_confusion(np.eye(3, dtype=int), GENRES),
     lambda: fg.plot_intervals(["a"], [.1, .2], [None]),
     lambda: fg.plot_embedding(np.zeros((5, 3)), np.zeros(5, int), GENRES),
-    lambda: fg.plot_feature(np.zeros(5), "cqt"),
+    lambda: ff.plot_feature(np.zeros(5), "cqt"),
 ])
 def test_errors_take_one_line(call):
     with pytest.raises(ValueError) as error:

@@ -1,0 +1,115 @@
+"""What both benchmarks need: calls timed in turns, processes watched, a collection laid out, the machine named."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from features import cpu_count
+from fma import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+
+
+def interleave(calls, repeats):
+    """Time calls in turns, A B A B ...: a machine whose speed drifts slows all of them alike.
+
+    Parameters
+    ----------
+    calls : dict of str to callable
+    repeats : int
+        Turns. What a first call prepares (filters, compiled code) is left to the caller.
+
+    Returns
+    -------
+    seconds : dict of str to ndarray, shape (repeats,)
+    """
+    seconds = {name: np.zeros(repeats) for name in calls}
+    for turn in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name][turn] = time.perf_counter() - start
+    return seconds
+
+
+def ratio(a, b):
+    """Median over the turns of a / b, each turn's a with its own b.
+
+    >>> ratio([2, 4, 60], [1, 2, 3])
+    2.0
+    """
+    return float(np.median(np.asarray(a) / np.asarray(b)))
+
+
+def watch(command, journal=None, skip=0):
+    """Run a command in a fresh process, from the repository's root.
+
+    Parameters
+    ----------
+    command : list of str
+    journal : Path, optional
+        A file to which the command adds a line for each thing done.
+    skip : int
+        How many of these count as its start.
+
+    Returns
+    -------
+    seconds : float
+        From beginning to end, imports included.
+    peak : float
+        Resident memory at its most, in MiB: of the process, or of one that it started if that is larger.
+    rate : float
+        Lines of the journal per second once the first `skip` were there; NaN without a journal.
+    """
+    start, lines, marks = time.perf_counter(), 0, []        # marks: (seconds, lines) whenever there are more
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD},
+                                   stdout=subprocess.DEVNULL, stderr=errors)
+        pid = 0
+        while not pid:
+            time.sleep(0.01)
+            if journal is not None and journal.is_file():
+                now, before = time.perf_counter(), lines
+                lines = max(lines, journal.read_bytes().count(b"\n"))
+                if lines > before:
+                    marks.append((now, lines))
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            raise DataError(f"{' '.join(command[:3])} failed: {errors.read().decode(errors='replace')[-500:].strip()}")
+    marks = [mark for mark in marks if mark[1] >= skip]
+    rate = float("nan")
+    if len(marks) > 1:
+        (t0, n0), (t1, n1) = marks[0], marks[-1]
+        rate = (n1 - n0) / (t1 - t0)
+    return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), rate
+
+
+def write_tracks(data_dir, n_tracks):
+    """Write ``fma_metadata/tracks.csv`` for tracks 1, 2, ... of eight genres, all for training."""
+    lines = [",set,set,track", ",split,subset,genre_top", "track_id,,,"]
+    lines += [f"{k + 1},training,small,genre {k % 8}" for k in range(n_tracks)]
+    path = Path(data_dir) / "fma_metadata" / "tracks.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def machine(*libraries):
+    """The machine and versions in a line; with the load, because a busy machine measures something else."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].split(":")[1].strip() if models else cpu
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
+    return (f"{cpu}, {cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start); "
+            f"Python {platform.python_version()}, {versions}")

@@ -1,0 +1,184 @@
+"""Pictures of sound: waveforms, features, and what a network sees of them, in the style of figures.py."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from figures import RUNS, new_figure, styled
+
+
+def player(y, sample_rate, data_dir, seconds=8):
+    """A player for the first seconds of a clip, compressed; the last line of a notebook cell.
+
+    Others' music may not be published with a notebook: with the environment variable PUBLISH set, only the
+    synthetic demo corpus can be heard, and a line of text stands for the player.
+
+    Parameters
+    ----------
+    y : ndarray, shape (samples,)
+    sample_rate : int
+    data_dir : path-like
+        Where the clip is from.
+    seconds : float
+    """
+    from IPython.display import HTML, Audio
+
+    if os.environ.get("PUBLISH") and Path(data_dir).name != "demo":
+        return HTML("<em>Run this notebook to hear the clip: the music may not be published here.</em>")
+    import soundfile
+
+    mp3 = io.BytesIO()
+    soundfile.write(mp3, y[: int(seconds * sample_rate)], int(sample_rate), format="MP3")
+    audio = Audio(data=mp3.getvalue())
+    audio.mimetype = "audio/mpeg"
+    return audio
+
+
+@styled
+def plot_waveform(y, sample_rate):
+    """Amplitude of a clip over time, its least and greatest value in each of 1,500 pieces."""
+    figure, axes = new_figure(7.6, 1.8)
+    pieces = np.array_split(np.asarray(y), min(1500, len(y)))
+    seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
+    axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces], color=RUNS[0], linewidth=0)
+    axes.set(xlabel="time (s)", ylabel="amplitude", xlim=(0, seconds[-1]), ylim=(-1.05, 1.05))
+    return figure
+
+
+@styled
+def plot_values(groups):
+    """Histograms of values, beside each other.
+
+    Parameters
+    ----------
+    groups : dict of str to ndarray
+        Name of the unit, which labels the axis, to values of any shape.
+    """
+    figure, panels = new_figure(7.6, 2.4, columns=len(groups))
+    for axes, (unit, values) in zip(np.atleast_1d(panels), groups.items(), strict=True):
+        axes.hist(np.ravel(values), bins=60, color=RUNS[0], weights=np.full(np.size(values), 100 / np.size(values)))
+        axes.set(xlabel=unit, ylabel="share of values (%)")
+    return figure
+
+
+@styled
+def plot_normalisation(mean, std, feature, sample_rate=22050):
+    """Mean of each bin over the training clips, with a band of one standard deviation."""
+    mean, std = np.asarray(mean), np.asarray(std)
+    figure, axes = new_figure(7.6, 2.4)
+    bins = np.arange(len(mean))
+    axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
+    axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, len(mean), sample_rate)
+    axes.set_xticks(places, names)
+    axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
+    axes.legend()
+    return figure
+
+
+@styled
+def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
+    """What networks see of a clip, drawn to scale on it.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+    feature : str
+    windows : dict of str to list of tuple
+        Name of a network to (bins, frames) of the window of its first convolution, drawn filled, and of the
+        part of the clip that reaches one value of a later layer, dashed.
+    frame_seconds : float
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, panels = new_figure(9.0, 2.9, columns=len(windows))
+    bins, frames = values.shape
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, bins, 1024 / frame_seconds)
+    for axes, (name, ((height, width), (tall, wide))) in zip(np.atleast_1d(panels), windows.items(), strict=True):
+        axes.imshow(values, origin="lower", aspect="auto", cmap="Greys",
+                    extent=(0, frames * frame_seconds, -0.5, bins - 0.5))
+        centre, middle = frames * frame_seconds / 2, (bins - 1) / 2
+        for (h, w), look in (((tall, wide), {"fill": False, "linestyle": "--", "linewidth": 1.6}),
+                             ((height, width), {"alpha": 0.9})):
+            h, w = min(h, bins), min(w, frames) * frame_seconds
+            axes.add_patch(Rectangle((centre - w / 2, middle - h / 2), w, h, color=RUNS[1], **look))
+        axes.set_title(f"{name}\n{height} × {width}, then {min(tall, bins)} × {min(wide, frames)}")
+        axes.set(xlabel="time (s)", xlim=(0, frames * frame_seconds), ylim=(-1.5, bins + 0.5))
+        axes.set_yticks(places, names)
+        axes.grid(False)
+    np.atleast_1d(panels)[0].set_ylabel(label)
+    return figure
+
+
+def _unit(kind):
+    """What the values of a feature stand for, by its kind."""
+    return {"cqt": "magnitude (dB)", "mel": "power (dB)", "chroma": "relative energy"}.get(kind, "value")
+
+
+@styled
+def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
+    """One clip's feature as an image, its axes in musical or physical units.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+    feature : str
+        Decides on the axis of frequency: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
+        class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
+        "mfcc..." by coefficient from 0; anything else by bin.
+    sample_rate : float, Hz
+    hop_length : float, samples from one frame to the next
+    unit : str, optional
+        What the colours stand for. By default dB for cqt and mel; one with "dB" in it shows the upper 80 dB.
+    axes : matplotlib.axes.Axes, optional
+        To draw into, beside others; by default a figure of its own.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    if unit is None:
+        unit = _unit(kind)
+    limits = {"vmin": values.min(), "vmax": values.max()}
+    if "dB" in unit:
+        limits["vmin"] = max(values.min(), values.max() - 80)
+    elif kind == "chroma":
+        limits = {"vmin": 0, "vmax": max(1, values.max())}
+    elif kind == "mfcc":  # around zero; loudness and tilt (0 and 1) are off any scale that shows the rest
+        spread = np.percentile(np.abs(values[1:] if len(values) > 1 else values), 94)
+        limits = {"vmin": -spread, "vmax": spread, "cmap": "RdBu_r"}
+    if axes is None:
+        _, axes = new_figure(7.6, 2.4 if len(values) <= 24 else 3.0)
+    seconds = values.shape[1] * hop_length / sample_rate
+    image = axes.imshow(values, origin="lower", aspect="auto", extent=(0, seconds, -0.5, len(values) - 0.5),
+                        interpolation="nearest" if len(values) <= 24 else "auto", **limits)
+    places, names, label = _frequency_ticks(kind, len(values), sample_rate)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="time (s)", ylabel=label, title=feature)
+    axes.grid(False)
+    below, above = bool(values.min() < limits["vmin"]), bool(values.max() > limits["vmax"])
+    bar = axes.figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=16,
+                               extend=(("neither", "max"), ("min", "both"))[below][above])
+    bar.outline.set_visible(False)
+    return axes.figure
+
+
+def _frequency_ticks(kind, n_bins, sample_rate):
+    """Places (bins), names and the label of a feature's vertical axis."""
+    if kind == "cqt":
+        places = np.arange(0, n_bins, 12)
+        return places, [f"C{1 + place // 12}" for place in places], "note"
+    if kind == "chroma" and n_bins == 12:
+        return [0, 2, 4, 5, 7, 9, 11], list("CDEFGAB"), "pitch class"
+    if kind == "mel":
+        def mel(hz):  # Slaney's scale: linear to 1 kHz, logarithmic above
+            return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
+        hertz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz < 0.45 * sample_rate]
+        step = mel(sample_rate / 2) / (n_bins + 1)  # bin k peaks at step k + 1
+        return [max(mel(hz) / step - 1, -0.5) for hz in hertz], [str(hz) for hz in hertz], "frequency (Hz)"
+    places = np.arange(0, n_bins, max(1, 5 * round(n_bins / 25)))
+    return places, [str(place) for place in places], "coefficient" if kind == "mfcc" else "bin"

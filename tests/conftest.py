@@ -1,0 +1,79 @@
+"""Collections that the tests read: the demo corpus, and a sixth of it where a fresh cache is needed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import demo as corpus
+import features
+
+ROOT = Path(__file__).parent.parent
+FAULTS = {track["fault"]: i for i, track in corpus.TRACKS.items() if track["fault"]}
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo corpus with its feature cache, as `make demo` leaves it. Shared: read it, change a copy."""
+    folder = corpus.make(ROOT / "data" / "demo")
+    features.fill_cache(folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(demo, tmp_path_factory):
+    """A tenth of the demo corpus without a cache: four genres, all splits, all faults, both rates, mono and stereo."""
+    folder = tmp_path_factory.mktemp("collection") / "small"
+    (folder / "fma_metadata").mkdir(parents=True)
+    sound = {i: track for i, track in corpus.TRACKS.items() if not track["fault"]}
+    chosen = set(FAULTS.values())
+    for genre in {corpus.TRACKS[i]["genre"] for i in FAULTS.values()}:
+        for split in ("training", "validation", "test"):
+            chosen.add(next(i for i, t in sound.items() if (t["genre"], t["split"]) == (genre, split)))
+    genres = {corpus.TRACKS[i]["genre"] for i in chosen}
+    formats = {i: soundfile.info(demo / t["path"]) for i, t in sound.items() if t["genre"] in genres}
+    chosen.add(next(i for i, info in formats.items() if info.channels == 1))
+    chosen.add(next(i for i, info in formats.items() if info.samplerate == 48_000))
+    chosen = sorted(chosen, reverse=True)       # not in FMA's order: a row is not found by luck
+    tracks = pd.read_csv(demo / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1])
+    tracks.loc[chosen].to_csv(folder / "fma_metadata" / "tracks.csv")
+    for i in chosen:
+        source, copy = demo / corpus.TRACKS[i]["path"], folder / corpus.TRACKS[i]["path"]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.exists():
+            shutil.copy(source, copy)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(small, tmp_path_factory):
+    """All seven features of `small`, made in one go by one process. Shared: read it, change a copy."""
+    folder = tmp_path_factory.mktemp("cache") / "features"
+    features.fill_cache(small, tuple(features.FEATURES), features_dir=folder, workers=1, progress=False)
+    return folder
+
+
+def write_tracks(data_dir, ids, columns):
+    """Write tracks.csv as FMA does, with pandas, from {("set", "split"): values, ...}."""
+    table = pd.DataFrame({k: np.resize(np.array(v, dtype=object), len(ids)) for k, v in columns.items()},
+                         index=pd.Index(ids, name="track_id"))
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    path = Path(data_dir) / "fma_metadata" / "tracks.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path)
+    return path
+
+
+def write_cache(data_dir, name, stored, ids=None, status=None, **info):
+    """Write a cache with nothing but the contract: an index, an array, and a JSON with scale and offset."""
+    folder = Path(data_dir) / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    if ids is not None:
+        pd.DataFrame({"track_id": ids, "status": status or "ok"}).to_csv(folder / "index.csv", index=False)
+    np.save(folder / f"{name}.npy", stored)
+    (folder / f"{name}.json").write_text(json.dumps({"scale": 1.0, "offset": 0.0} | info))
+    return folder

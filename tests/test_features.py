@@ -1,0 +1,467 @@
+"""Features against librosa, and the cache against whatever may happen while it is filled.
+
+REAL_AUDIO=FOLDER           also compares with librosa on the mp3s there
+FMA_SMALL_DIR=FOLDER        compares mel128 with the cache of a data folder that has some of FMA's audio
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import FAULTS, ROOT, write_tracks
+
+import features
+import transforms
+from datasets import load_index
+from features import clip_features, fill_cache
+from fma import DataError, audio_path, run_command
+from transforms import FEATURES
+
+ALL = tuple(FEATURES)
+TOLERANCE = {name: 1e-3 if name.startswith("chroma") else 0.05 for name in ALL}     # 0.05 dB
+TOLERANCE["mel128"] = 0.5 * 80 / 255 + 0.01     # half a step of uint8
+
+
+def what_librosa_says(path):
+    """The study's features and mel128, by the direct calls that their definitions name."""
+    y, sr = librosa.load(path, sr=22050)
+    C = np.abs(librosa.cqt(y, sr=sr, hop_length=1024, bins_per_octave=12, n_bins=84))
+    S = np.abs(librosa.stft(y, n_fft=1024, hop_length=1024))
+    mel = librosa.feature.melspectrogram(S=S**2, sr=sr, n_fft=1024, hop_length=1024)
+    mel = librosa.power_to_db(mel, ref=1.0, amin=1e-10, top_db=None)
+    study = {
+        "cqt": librosa.amplitude_to_db(C, ref=1.0, amin=1e-5, top_db=None),
+        "chroma_cqt": librosa.feature.chroma_cqt(C=C),
+        "chroma_cens": librosa.feature.chroma_cens(C=C),
+        "chroma_stft": librosa.feature.chroma_stft(S=S**2, n_fft=1024, hop_length=1024, n_chroma=12),
+        "mel_stft": mel,
+        "mfcc": librosa.feature.mfcc(S=mel, n_mfcc=20),
+    }
+    y, sr = librosa.load(path, sr=None)
+    mel128 = librosa.feature.melspectrogram(y=y, sr=sr, n_fft=2048, hop_length=512, n_mels=128)
+    mel128 = librosa.power_to_db(mel128, ref=np.max, top_db=80)
+    n = mel128.shape[1]
+    return {k: v[:, :640] for k, v in study.items()} | {"mel128": mel128[:, [int((j + 0.5) / 128 * n) for j in range(128)]]}
+
+
+def stored_values(folder, name):
+    """Every row of a feature as the contract says to read it, with NumPy alone."""
+    info = json.loads((folder / f"{name}.json").read_text())
+    return np.load(folder / f"{name}.npy", allow_pickle=False).astype(float) * info["scale"] + info["offset"]
+
+
+def worst_differences(data_dir, folder):
+    """Largest difference to librosa, for each clip of status ok and each feature."""
+    index = load_index(folder)
+    values = {name: stored_values(folder, name) for name in ALL}
+    return pd.DataFrame.from_dict({
+        index["track_id"][row]: {name: np.abs(values[name][row] - x).max() for name, x in
+                                 what_librosa_says(audio_path(data_dir, index["track_id"][row])).items()}
+        for row in np.flatnonzero(index["status"] == "ok")}, orient="index")  # fmt: skip
+
+
+def sounds(rate):
+    """Thirty seconds each of what breaks transforms: pure, sparse, flat, detuned, faint, clipped, half silent."""
+    rng, n = np.random.default_rng(0), 30 * rate
+    t = np.arange(n) / rate
+    chord = sum(np.sin(2 * np.pi * 440 * 2 ** ((k + 0.37) / 12) * t + k) for k in (-9, -5, -2, 3, 7)) / 6
+    ticks = np.exp(-300 * (t % 0.35)) * np.sin(2 * np.pi * 1500 * (t % 0.35))   # one sample alone has a flat
+    return {
+        "sine": 0.5 * np.sin(2 * np.pi * 440 * t),
+        "chirp": 0.5 * np.sin(2 * np.pi * (40 * t + 0.5 * 300 * t**2)),
+        "ticks": 0.9 * ticks,       # spectrum: which of its bins is a peak, and so the tuning, is up to rounding
+        "noise": rng.normal(0, 0.2, n),
+        "detuned chord": chord + rng.normal(0, 1e-3, n),
+        "faint": 1e-3 * chord + rng.normal(0, 1e-5, n),
+        "clipped": np.clip(5 * chord + rng.normal(0, 0.5, n), -1, 1),
+        "half silent": np.where(t < 15, rng.normal(0, 0.2, n), 0),
+    }
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    """Those sounds as a collection; the names end in mp3 as FMA's do, libsndfile looks at the content."""
+    folder, rates = tmp_path_factory.mktemp("sounds"), (22050, 44100, 48000)
+    ids = list(range(100, 100 + len(sounds(100))))
+    write_tracks(folder, ids, {("set", "split"): ["training"], ("set", "subset"): ["small"],
+                               ("track", "genre_top"): ["Folk"]})
+    (folder / "fma_small" / "000").mkdir(parents=True)
+    for k, i in enumerate(ids):
+        y = list(sounds(rates[k % 3]).values())[k].astype(np.float32)
+        y = np.stack([y, 0.5 * y], axis=1) if k % 2 else y
+        soundfile.write(audio_path(folder, i), y, rates[k % 3], format="WAV", subtype="FLOAT")
+    fill_cache(folder, ALL, workers=1, progress=False)
+    return folder
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("kind", ["demo", "synthetic", "real"])
+def test_cached_values_are_librosas(kind, request, tmp_path):
+    if kind == "demo":
+        folder, data_dir = request.getfixturevalue("cache"), request.getfixturevalue("small")
+    elif kind == "synthetic":
+        data_dir = request.getfixturevalue("synthetic")
+        folder = data_dir / "features"
+    else:
+        if not os.environ.get("REAL_AUDIO"):
+            pytest.skip("REAL_AUDIO names no folder of mp3s")
+        data_dir, folder = tmp_path, tmp_path / "features"
+        paths = sorted(Path(os.environ["REAL_AUDIO"]).glob("**/*.mp3"))[:10]
+        write_tracks(data_dir, range(len(paths)), {("set", "split"): ["training"], ("set", "subset"): ["small"],
+                                                   ("track", "genre_top"): ["Folk"]})
+        (data_dir / "fma_small" / "000").mkdir(parents=True)
+        for i, path in enumerate(paths):
+            os.symlink(path.resolve(), audio_path(data_dir, i))
+        fill_cache(data_dir, ALL, workers=1, progress=False)
+    worst = worst_differences(data_dir, folder)
+    assert len(worst) and set(worst) == set(ALL)
+    assert (worst <= pd.Series(TOLERANCE)[list(worst)]).all(axis=None), "\n" + worst.round(4).to_string()
+
+
+def test_mel128_is_that_of_the_given_cache():
+    if not os.environ.get("FMA_SMALL_DIR"):
+        pytest.skip("FMA_SMALL_DIR names no data folder with mel128 and audio")
+    data_dir = Path(os.environ["FMA_SMALL_DIR"])
+    index, array = load_index(data_dir / "features"), np.load(data_dir / "features" / "mel128.npy", mmap_mode="r")
+    rows = [row for row, i in enumerate(index["track_id"]) if audio_path(data_dir, i).is_file()]
+    assert rows
+    for row in rows:
+        status, found = clip_features(audio_path(data_dir, index["track_id"][row]), ["mel128"])
+        assert status == index["status"][row]
+        if status == "ok":
+            steps = np.round((found["mel128"] + 80) * 255 / 80) - array[row]
+            assert np.abs(steps).max() <= 1
+
+
+def test_tuning_decides_where_a_detuned_chord_falls():
+    y = sounds(22050)["detuned chord"].astype(np.float32)
+    S = transforms.stft_power(y)
+    tuning = librosa.estimate_tuning(S=S, sr=22050, n_fft=1024)
+    assert abs(tuning) > 0.2            # else the sound would not tell estimation from none
+    assert transforms.estimate_tuning(S) == pytest.approx(tuning, abs=1e-6)
+
+
+def test_extract_computes_a_feature_alike_alone_and_in_company(small, cache):
+    y, rate = transforms.read_audio(audio_path(small, load_index(cache).query("status == 'ok'")["track_id"].iloc[0]))
+    together = transforms.extract(y, rate, ALL)
+    for name in ALL:
+        alone = transforms.extract(y, rate, [name])
+        assert list(alone) == [name] and np.array_equal(alone[name], together[name])
+
+
+# ---------------------------------------------------------------- one file
+
+
+def test_a_clip_is_short_just_below_640_frames(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 639 * 1024)
+    soundfile.write(tmp_path / "enough.wav", noise, 22050)
+    soundfile.write(tmp_path / "short.wav", noise[1:], 22050)
+    soundfile.write(tmp_path / "enough48.wav", np.resize(noise, 48 * 29_676), 48000)
+    status, found = clip_features(tmp_path / "enough.wav", ["cqt", "mfcc"])
+    assert status == "ok" and found["cqt"].shape == (84, 640) and found["mfcc"].shape == (20, 640)
+    assert clip_features(tmp_path / "short.wav") == ("short", {})
+    assert clip_features(tmp_path / "enough48.wav", ["mfcc"])[1]["mfcc"].shape == (20, 640)
+
+
+def test_a_long_file_is_read_for_thirty_seconds_only(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 33 * 22050)
+    soundfile.write(tmp_path / "long.flac", noise, 22050)
+    y, rate = transforms.read_audio(tmp_path / "long.flac")
+    assert len(y) == 30 * 22050 and rate == 22050
+
+
+@pytest.mark.parametrize("fault", ["nan", "no samples", "empty file", "text", "folder", "cut header"])
+def test_what_is_no_audio_has_a_status_and_no_crash(tmp_path, fault):
+    path = tmp_path / "x.mp3"
+    if fault == "nan":
+        soundfile.write(path, np.full(30 * 22050, np.nan), 22050, format="WAV", subtype="FLOAT")
+    elif fault == "no samples":
+        soundfile.write(path, np.zeros(0), 22050, format="WAV")
+    elif fault == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"empty file": b"", "text": b"not audio\n" * 999, "cut header": b"RIFF\xff\xff"}[fault])
+    assert clip_features(path) == ("missing" if fault == "folder" else "undecodable", {})
+
+
+# ---------------------------------------------------------------- the cache as it is left
+
+
+def test_rows_are_in_the_order_of_the_index_and_the_faults_known(small, cache):
+    index = load_index(cache)
+    order = pd.read_csv(small / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1]).index
+    assert index["track_id"].tolist() == order.tolist() != sorted(order)
+    status = index.set_index("track_id")["status"]
+    assert status[status != "ok"].to_dict() == {i: fault for fault, i in FAULTS.items()}
+    array = np.load(cache / "mfcc.npy")
+    for row in (0, len(index) // 2, len(index) - 1):
+        state, found = clip_features(audio_path(small, index["track_id"][row]), ["mfcc"])
+        assert np.abs(array[row] - found.get("mfcc", 0)).max() < 1e-3, state    # a fault's row is zero
+
+
+def test_files_keep_the_contract(cache):
+    index = load_index(cache)
+    assert (cache / "index.csv").read_text().startswith("track_id,status\n")
+    assert {p.name for p in cache.iterdir()} == {"index.csv"} | {f"{n}.{e}" for n in ALL for e in ("npy", "json")}
+    bins = dict(cqt=84, chroma_cqt=12, chroma_cens=12, chroma_stft=12, mel_stft=128, mfcc=20, mel128=128)
+    for name in ALL:
+        array = np.load(cache / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        info = json.loads((cache / f"{name}.json").read_text())
+        assert array.shape == tuple(info["shape"]) == (len(index), bins[name], 128 if name == "mel128" else 640)
+        assert array.dtype == info["dtype"] == {"mel128": "uint8", "mfcc": "float32"}.get(name, "float16")
+        assert {"unit", "axes", "scale", "offset", "sample_rate", "hop_length", "versions"} <= info.keys()
+        assert np.isfinite(array).all()
+
+
+# ---------------------------------------------------------------- filling it
+
+
+def command(*args, **kwargs):
+    environment = {k: v for k, v in os.environ.items() if k != "DATA_DIR"}
+    return subprocess.Popen([sys.executable, ROOT / "features.py", *map(str, args)], env=environment, text=True,
+                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs)
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*")}
+
+
+def fails(capsys, *args):
+    """Run the command in this process; it must end in status 2 and one line, which is returned."""
+    status = run_command(lambda: features.main([str(a) for a in args]))
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2 and "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def copy(cache, tmp_path):
+    return Path(shutil.copytree(cache, tmp_path / "features"))
+
+
+def test_two_processes_give_the_bytes_of_one_and_a_summary(small, cache, tmp_path):
+    process = command("--data-dir", small, "--features-dir", tmp_path / "two", "--workers", 2, "--features", *ALL)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert contents(tmp_path / "two") == contents(cache)
+    for fault, track_id in FAULTS.items():
+        assert f"{fault}: {track_id}" in out
+    assert not (small / "features").exists()
+
+
+def descendants(process):
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in listing.read_text().split()] if listing.exists() else []
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(small, cache, tmp_path):
+    folder, rng = tmp_path / "features", np.random.default_rng()
+    journal = folder / ".partial" / "progress.csv"
+    args = ("--data-dir", small, "--features-dir", folder, "--features", *ALL, "--workers")
+    for workers, after, how in ((2, 0, signal.SIGKILL), (1, 3, signal.SIGINT), (1, 8, signal.SIGKILL)):
+        with open(tmp_path / "stderr", "w") as printed:     # a pipe would wait for workers that are left over
+            process, end = command(*args, workers, stdout=printed, stderr=printed), time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            if journal.exists() and journal.read_text().count("\n") >= after:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4))
+        children = descendants(process)
+        process.send_signal(how)
+        process.wait(60)
+        err = (tmp_path / "stderr").read_text()
+        assert process.returncode in ((130,) if how == signal.SIGINT else (-how, 0)), err
+        if how == signal.SIGINT:
+            assert "goes on" in err and "Traceback" not in err
+        while any(map(alive, children)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not any(map(alive, children)), "worker processes outlive the command"
+        assert not (folder / "index.csv").exists()      # nothing that looks complete
+    process = command(*args, 1)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert contents(folder) == contents(cache)
+
+
+def test_a_complete_cache_is_left_alone(small, copy, monkeypatch):
+    before = {p: p.stat().st_mtime_ns for p in copy.iterdir()}
+    monkeypatch.setattr(features, "clip_features", lambda *a: pytest.fail("computed again"))
+    index = fill_cache(small, ALL, features_dir=copy, progress=False)
+    assert {p: p.stat().st_mtime_ns for p in copy.iterdir()} == before
+    assert index["status"].tolist() == load_index(copy)["status"].tolist()
+
+
+def test_a_feature_added_later_is_all_that_is_computed(small, cache, copy, monkeypatch):
+    for path in copy.glob("chroma_stft.*"):
+        path.unlink()
+    seen = []
+    monkeypatch.setattr(features, "clip_features", lambda path, names: seen.append((path, names)) or
+                        clip_features(path, names))
+    fill_cache(small, ALL, features_dir=copy, workers=1, progress=False)
+    assert {names for _, names in seen} == {("chroma_stft",)}
+    assert len(seen) == (load_index(cache)["status"] == "ok").sum()     # what gave nothing is not tried again
+    assert contents(copy) == contents(cache)
+
+
+def test_other_parameters_in_the_cache_are_refused(small, copy, capsys):
+    info = json.loads((copy / "cqt.json").read_text())
+    (copy / "cqt.json").write_text(json.dumps(info | {"hop_length": 512}))
+    message = fails(capsys, "--data-dir", small, "--features-dir", copy)
+    assert f"{copy}/cqt.json was made with hop_length 512, this run needs 1024: delete {copy}/cqt.*" in message
+
+
+def test_other_versions_in_the_cache_are_no_hindrance(small, copy):
+    info = json.loads((copy / "cqt.json").read_text())
+    (copy / "cqt.json").write_text(json.dumps(info | {"versions": {"librosa": "0.1"}}))
+    fill_cache(small, features_dir=copy, progress=False)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b""])
+def test_damaged_json_in_the_cache_is_named(small, copy, capsys, content):
+    (copy / "cqt.json").write_bytes(content)
+    assert f"{copy}/cqt.json" in fails(capsys, "--data-dir", small, "--features-dir", copy)
+
+
+def test_arrays_without_an_index_are_named(small, copy, capsys):
+    (copy / "index.csv").unlink()
+    assert f"{copy}/index.csv" in fails(capsys, "--data-dir", small, "--features-dir", copy)
+
+
+def test_a_cache_of_other_tracks_is_refused(small, copy, capsys):
+    index = pd.read_csv(copy / "index.csv")
+    index[::-1].to_csv(copy / "index.csv", index=False)
+    message = fails(capsys, "--data-dir", small, "--features-dir", copy)
+    assert f"{copy}/index.csv lists other tracks" in message and "--features-dir" in message
+
+
+def test_audio_that_changed_since_is_noticed(small, copy, capsys):
+    index = pd.read_csv(copy / "index.csv")
+    index.loc[index["track_id"] == FAULTS["silent"], "status"] = "ok"
+    index.to_csv(copy / "index.csv", index=False)
+    (copy / "mfcc.npy").unlink()
+    message = fails(capsys, "--data-dir", small, "--features-dir", copy, "--workers", 1)
+    assert f"track {FAULTS['silent']} is silent" in message
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def cut_off(small, tmp_path, monkeypatch):
+    """A run of two features that died after seven clips; gives its folder."""
+    calls = iter(range(7))
+
+    def dies(path, names):
+        if next(calls, None) is None:
+            raise Stop
+        return clip_features(path, names)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(features, "clip_features", dies)
+        fill_cache(small, ("mel_stft", "mfcc"), features_dir=tmp_path / "cut", workers=1, progress=False)
+    return tmp_path / "cut"
+
+
+def assert_goes_on(small, cache, folder):
+    fill_cache(small, ("mel_stft", "mfcc"), features_dir=folder, workers=1, progress=False)
+    assert contents(folder) == {k: v for k, v in contents(cache).items() if k.stem in ("index", "mel_stft", "mfcc")}
+
+
+def test_only_what_is_left_is_computed(small, cache, cut_off, monkeypatch):
+    seen = []
+    monkeypatch.setattr(features, "clip_features", lambda *a: seen.append(a) or clip_features(*a))
+    assert_goes_on(small, cache, cut_off)
+    assert len(seen) == len(load_index(cache)) - 7
+
+
+@pytest.mark.parametrize("damage", [b"5,o", b"banana\n", b"\x00\xff\xfe\n", b"3,fine\n", b"999,ok\n", b",\n", b"-1,ok\n"])
+def test_a_damaged_line_of_the_journal_costs_a_clip_and_nothing_else(small, cache, cut_off, damage):
+    journal = cut_off / ".partial" / "progress.csv"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 7
+    np.lib.format.open_memmap(cut_off / ".partial" / "mfcc.npy", "r+")[6] = 7     # not counted as written
+    journal.write_bytes(b"".join(lines[:6]) + damage)
+    assert_goes_on(small, cache, cut_off)
+
+
+def test_a_journal_without_its_plan_does_not_count(small, cache, cut_off):
+    (cut_off / ".partial" / "plan.json").unlink()       # as when the run was killed while it cleared up
+    (cut_off / ".partial" / "progress.csv").write_text("".join(f"{row},ok\n" for row in range(99)))
+    assert_goes_on(small, cache, cut_off)
+
+
+def test_an_unfinished_run_with_other_settings_is_named(small, cut_off, capsys):
+    message = fails(capsys, "--data-dir", small, "--features-dir", cut_off, "--features", "cqt")
+    assert f"{cut_off}/.partial" in message and "mel_stft, mfcc" in message
+    (cut_off / ".partial" / "plan.json").write_text("{")
+    assert f"{cut_off}/.partial" in fails(capsys, "--data-dir", small, "--features-dir", cut_off)
+
+
+def test_a_second_process_is_told_to_wait(small, cut_off, cache, capsys):
+    with features.lock(cut_off / ".partial"):
+        message = fails(capsys, "--data-dir", small, "--features-dir", cut_off, "--features", "mel_stft", "mfcc")
+        assert "another process" in message and str(cut_off) in message
+    assert_goes_on(small, cache, cut_off)
+
+
+def test_a_full_disk_is_met_before_the_work_and_stays_usable(small, cache, tmp_path, capsys, monkeypatch):
+    def full(file, start, size):
+        os.pwrite(file, bytes(1000), start)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full, raising=False)
+        message = fails(capsys, "--data-dir", small, "--features-dir", tmp_path / "cut")
+    assert "GB" in message and str(tmp_path / "cut") in message
+    assert not list((tmp_path / "cut").rglob("*.npy"))
+    assert_goes_on(small, cache, tmp_path / "cut")
+
+
+def test_a_folder_that_cannot_be_written_is_named(small, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    message = fails(capsys, "--data-dir", small, "--features-dir", tmp_path / "file" / "features")
+    assert f"{tmp_path}/file" in message and "--features-dir" in message
+
+
+def test_no_audio_says_what_to_run(small, tmp_path, capsys):
+    shutil.copytree(small / "fma_metadata", tmp_path / "bare" / "fma_metadata")
+    assert "download_data.sh" in fails(capsys, "--data-dir", tmp_path / "bare")
+    assert not (tmp_path / "bare" / "features").exists()
+    (tmp_path / "bare" / "fma_small").mkdir()       # there, and empty: every clip is missing
+    assert "no clip" in fails(capsys, "--data-dir", tmp_path / "bare", "--features", "mfcc", "--workers", 1)
+
+
+@pytest.mark.parametrize("args", [["--features", "spectrogram"], ["--workers", "0"], ["--subset", "tiny"], ["cqt"]])
+def test_wrong_arguments_end_in_status_2(args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        features.main(args)
+    assert caught.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_help_names_every_feature(capsys):
+    with pytest.raises(SystemExit) as caught:
+        features.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ALL)

@@ -1,0 +1,243 @@
+"""FMA's metadata: read as pandas reads it, refused in one line where it is broken, audited."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, write_tracks
+
+import fma
+from fma import DataError, artists_of, audit, dataset_name, find_data, load_tracks, run_command
+
+NEEDED = {("set", "split"): ["training", "validation", "test"], ("set", "subset"): ["small"],
+          ("track", "genre_top"): ["Folk"]}
+
+
+@pytest.fixture
+def healthy(tmp_path):
+    """Twelve tracks of two genres and six artists in FMA's layout, audio included, with nothing wrong."""
+    ids = [3, 10, 11, 12, 13, 14, 150, 151, 152, 153, 1154, 155_000]
+    write_tracks(tmp_path, ids, {
+        ("album", "id"): np.repeat(range(6), 2), ("artist", "id"): np.repeat(range(6), 2),
+        ("set", "split"): np.repeat(["training", "validation", "test"] * 2, 2), ("set", "subset"): ["small"],
+        ("track", "genre_top"): np.repeat(["Folk", "Rock"], 6), ("track", "title"): ['One, "two"\nthree', "Ünï"],
+    })  # fmt: skip
+    for i in ids:
+        path = fma.audio_path(tmp_path, i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def change(data_dir, column, track_id, value):
+    path = data_dir / "fma_metadata" / "tracks.csv"
+    table = pd.read_csv(path, index_col=0, header=[0, 1])
+    table.loc[track_id, column] = value
+    table.to_csv(path)
+
+
+def the_error(function, *args):
+    """The message of the DataError that a call ends in: one line."""
+    with pytest.raises(DataError) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- tracks.csv
+
+
+def test_every_column_is_the_one_that_pandas_reads(demo, healthy):
+    for data_dir in (demo, healthy):
+        oracle = pd.read_csv(data_dir / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1])
+        tracks = load_tracks(data_dir)
+        assert tracks.index.tolist() == oracle.index.tolist() and tracks.index.name == "track_id"
+        for column, name in fma.COLUMNS.items():
+            assert (name in tracks) == (column in oracle)
+            if column in oracle:
+                pd.testing.assert_series_equal(tracks[name], oracle[column], check_names=False)
+
+
+def test_columns_may_stand_in_any_order(tmp_path):
+    write_tracks(tmp_path, [5, 2], {("zzz", "split"): ["decoy"], ("track", "genre_top"): ["Folk", "Rock"],
+                                    ("set", "subset"): ["small"], ("set", "split"): ["test", "training"]})
+    tracks = load_tracks(tmp_path)
+    assert tracks.loc[5, ["split", "genre"]].tolist() == ["test", "Folk"]
+    assert tracks.loc[2, ["split", "genre"]].tolist() == ["training", "Rock"]
+
+
+def test_larger_subsets_hold_the_smaller_ones(tmp_path):
+    write_tracks(tmp_path, range(8), NEEDED | {("set", "subset"): ["large", "small", "full", "medium"]})
+    sizes = [len(load_tracks(tmp_path, subset)) for subset in fma.SUBSETS]
+    assert sizes == [2, 4, 6, 8]
+    assert load_tracks(tmp_path, "medium").index.tolist() == [1, 3, 5, 7]
+    assert "tiny" in the_error(load_tracks, tmp_path, "tiny")
+
+
+@pytest.mark.parametrize("lacking", NEEDED)
+def test_a_lacking_column_is_named(tmp_path, lacking):
+    path = write_tracks(tmp_path, range(3), {k: v for k, v in NEEDED.items() if k != lacking})
+    message = the_error(load_tracks, tmp_path)
+    assert str(path) in message and ".".join(lacking) in message
+
+
+def test_a_track_named_twice_is_refused(tmp_path):
+    path = write_tracks(tmp_path, [1, 7, 7], NEEDED)
+    message = the_error(load_tracks, tmp_path)
+    assert str(path) in message and "7 twice" in message
+
+
+GOOD = ",set,set,track\n,split,subset,genre_top\ntrack_id,,,\n"
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\n", b"\x00\x01\x02\xff\xfe" * 200, b"\x89PNG\r\n\x1a\n" + bytes(500), b"<html>\n<p>404</p>\n</html>\n",
+    GOOD[:20].encode(), GOOD.encode(), (GOOD + "2,training,small\n").encode(),
+    (GOOD + '2,training,small,"Folk\n').encode(),
+    (GOOD + "two,training,small,Folk\n").encode(), (GOOD + "2.5,training,small,Folk\n").encode(),
+    (GOOD[:-12] + "2,training,small,Folk\n3,training,small,Folk\n").encode(), GOOD.encode() + b"2,tr\xe9,small,Folk\n",
+], ids=["empty", "newline", "binary", "png", "html", "cut in header", "no rows", "short row", "open quote",
+        "word as id", "fraction as id", "no third line", "latin-1"])  # fmt: skip
+def test_a_broken_file_is_named_in_one_line(tmp_path, content):
+    path = write_tracks(tmp_path, range(3), NEEDED)
+    path.write_bytes(content)
+    assert str(path) in the_error(load_tracks, tmp_path)
+
+
+def test_no_metadata_says_what_to_run(tmp_path):
+    assert "download_data.sh" in the_error(load_tracks, tmp_path)
+
+
+def test_artists_are_those_of_the_file_and_unknown_ones_stand_alone(tmp_path):
+    write_tracks(tmp_path, [4, 5, 6, 7], NEEDED | {("artist", "id"): [8, 8, None, None]})
+    artists = artists_of(load_tracks(tmp_path)).tolist()
+    assert artists[0] == artists[1] and len(set(artists)) == 3
+    write_tracks(tmp_path, [4, 5, 6, 7], NEEDED)
+    assert len(set(artists_of(load_tracks(tmp_path)).tolist())) == 4
+
+
+# ---------------------------------------------------------------- audit
+
+
+def test_nothing_is_wrong_with_a_healthy_folder(healthy):
+    assert audit(healthy) == []
+
+
+def test_an_artist_in_two_splits_is_found(healthy):
+    change(healthy, ("artist", "id"), 3, 4)         # artist 4 is in validation
+    [problem] = audit(healthy)
+    assert "artist 4" in problem and "more than one split" in problem
+
+
+def test_an_album_in_two_splits_is_found(healthy):
+    change(healthy, ("album", "id"), 155_000, 0)
+    [problem] = audit(healthy)
+    assert "album 0" in problem and "more than one split" in problem
+
+
+def test_a_genre_that_a_split_lacks_is_found(healthy):
+    for i in (150, 151, 152, 153, 1154, 155_000):
+        change(healthy, ("set", "split"), i, "test")
+    assert audit(healthy) == ["no training track of genre Rock", "no validation track of genre Rock"]
+
+
+def test_an_unknown_split_is_found(healthy):
+    change(healthy, ("set", "split"), 3, "train")
+    assert any("1 tracks are in no known split: 3" in problem for problem in audit(healthy))
+
+
+def test_missing_and_surplus_audio_are_found(healthy):
+    fma.audio_path(healthy, 1154).rename(fma.audio_path(healthy, 1155))
+    missing, surplus = audit(healthy)
+    assert missing.startswith("1 of 12") and missing.endswith(": 1154")
+    assert surplus.startswith("1 audio") and surplus.endswith(": 1155")
+
+
+def test_counts_that_are_not_fmas_are_found(tmp_path):
+    ids, splits = np.arange(8000), np.repeat(["training", "validation", "test"], [6400, 800, 800])
+    write_tracks(tmp_path, ids, NEEDED | {("set", "split"): splits})
+    assert not any("FMA's small" in problem for problem in audit(tmp_path))
+    splits[0] = "test"
+    write_tracks(tmp_path, ids, NEEDED | {("set", "split"): splits})
+    assert any("(6399, 800, 801)" in problem and "(6400, 800, 800)" in problem for problem in audit(tmp_path))
+
+
+# ---------------------------------------------------------------- which folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory; the demo corpus is not synthesised but noted."""
+    made = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setattr("demo.make", lambda folder: made.append(folder) or folder)
+    return made
+
+
+def test_without_fma_the_demo_corpus_is_used_and_says_so(elsewhere, capsys):
+    assert str(find_data()) == "data/demo" and elsewhere == ["data/demo"]
+    loud = capsys.readouterr().out
+    assert "SYNTHETIC" in loud and "download_data.sh" in loud and "=" * 78 in loud
+
+
+def test_fma_is_preferred_where_it_is(elsewhere, tmp_path, capsys):
+    write_tracks(tmp_path / "data", range(3), NEEDED)
+    assert str(find_data()) == "data" and not elsewhere
+    assert capsys.readouterr().out == ""
+
+
+def test_data_dir_names_the_folder_and_an_argument_overrules_it(elsewhere, tmp_path, monkeypatch):
+    write_tracks(tmp_path / "mine", range(3), NEEDED)
+    write_tracks(tmp_path / "other", range(3), NEEDED)
+    monkeypatch.setenv("DATA_DIR", "mine")
+    assert str(find_data()) == "mine"
+    assert str(find_data("other")) == "other"
+
+
+def test_a_named_folder_without_metadata_is_not_replaced_by_the_demo(elsewhere, monkeypatch):
+    assert "typo" in the_error(find_data, "typo")
+    monkeypatch.setenv("DATA_DIR", "also_typo")
+    assert "also_typo" in the_error(find_data)
+    assert not elsewhere
+
+
+def test_runs_are_kept_under_the_name_of_the_data(tmp_path):
+    assert dataset_name("data") == dataset_name(tmp_path / "data") == "fma_small"
+    assert dataset_name("data", "medium") == "fma_medium"
+    assert dataset_name("data/demo") == dataset_name("data/demo/") == "demo"
+
+
+# ---------------------------------------------------------------- python fma.py
+
+
+def command(*args, cwd=ROOT):
+    environment = {k: v for k, v in os.environ.items() if k != "DATA_DIR"}
+    return subprocess.run([sys.executable, ROOT / "fma.py", *args], cwd=cwd, env=environment, capture_output=True,
+                          text=True)
+
+
+def test_the_command_counts_and_audits(healthy):
+    change(healthy, ("artist", "id"), 3, 4)
+    done = command("--data-dir", healthy)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "12 tracks, 6 artists" in done.stdout and "more than one split: artist 4" in done.stdout
+    [rock] = [line.split() for line in done.stdout.splitlines() if line.startswith("Rock")]
+    assert rock == ["Rock", "2", "2", "2", "6"]
+
+
+def test_the_command_fails_in_one_line(tmp_path):
+    done = command("--data-dir", tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("fma.py: ") and done.stderr.count("\n") == 1 and "nowhere" in done.stderr
+    assert command("--subset", "tiny").returncode == 2
+
+
+def test_a_subset_without_tracks_is_no_crash(tmp_path, capsys):
+    write_tracks(tmp_path, range(3), NEEDED | {("set", "subset"): ["full"]})
+    status = run_command(lambda: fma.main(["--data-dir", str(tmp_path)]))
+    printed = capsys.readouterr()
+    assert status == 2 and "small" in printed.err and printed.err.count("\n") == 1

@@ -1,0 +1,679 @@
+"""Runs repeat and resume to the bit, choose on validation alone, and say in a line what is wrong.
+
+Started by torchrun, this file is the two processes of the data parallel tests (at its end).
+"""
+
+import itertools
+import json
+import os
+import pickle
+import random
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import runs
+import training
+from experiments import EXPERIMENTS
+from fma import DataError, run_command
+from training import Training, learning_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
+NOT_NEEDED = ("librosa", "soundfile", "soxr", "scipy", "sklearn", "matplotlib", "numba")
+SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
+
+
+def make_collection(folder, features=(("chroma_cqt", 12), ("cqt", 84)), frames=64):
+    """64 clips of 4 genres in FMA's layout, 40 / 12 / 12, two of each artist; each genre is loud in its own bins."""
+    rng, clips = np.random.default_rng(0), 16 * len(GENRES)
+    (folder / "fma_metadata").mkdir(parents=True)
+    (folder / "features").mkdir()
+    tracks = [",set,set,track,artist", ",split,subset,genre_top,id", "track_id,,,,"]
+    for clip in range(clips):
+        split = "training" if clip < 40 else "validation" if clip < 52 else "test"
+        tracks.append(f"{clip + 2},{split},small,{GENRES[clip % 4]},{100 + clip // 2}")
+    (folder / "fma_metadata" / "tracks.csv").write_text("\n".join(tracks) + "\n")
+    index = ["track_id,status"] + [f"{clip + 2},ok" for clip in range(clips)]
+    (folder / "features" / "index.csv").write_text("\n".join(index) + "\n")
+    for name, bins in features:
+        values = rng.normal(-60, 12, (clips, bins, frames))
+        for clip in range(clips):
+            values[clip, clip % 4 * bins // 4:(clip % 4 + 1) * bins // 4] += 9
+        np.save(folder / "features" / f"{name}.npy", values.astype(np.float16))
+        info = {"scale": 1.0, "offset": 0.0, "unit": "dB", "axes": ["track", "bin", "frame"], "power": 1,
+                "parameters": {"hop_length": 1024}}
+        (folder / "features" / f"{name}.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_collection(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                    # as in the subprocesses: the same sums in the same order
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(data, runs_dir, model="SquareCNN", feature="chroma_cqt", **settings):
+    """A short run; its folder and history."""
+    return training.run("short", {"feature": feature, "model": model}, data, SHORT | settings, runs_dir,
+                        device="cpu", progress=False)
+
+
+def outcome(run_dir):
+    """All that a run comes to: weights as bytes, history but for the seconds, probabilities."""
+    history = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in runs.load_history(run_dir)]
+    said = {split: {k: v.tolist() for k, v in runs.load_probabilities(run_dir, split).items()}
+            for split in ("validation", "test")}
+    return (run_dir / "model.safetensors").read_bytes(), history, said
+
+
+def command(capsys, *argv):
+    """Exit status of `python training.py`, run here, and the lines it says on stderr."""
+    capsys.readouterr()
+    status = run_command(lambda: training.main([str(arg) for arg in argv]))
+    return status, capsys.readouterr().err.splitlines()
+
+
+def quiet_environment(folder):
+    """Environment of a subprocess: one thread, no GPU, and as if what training should not need were not installed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "def find_if_needed(name, *args, **kwargs):\n"
+        f"    return None if name.partition('.')[0] in {NOT_NEEDED} else find(name, *args, **kwargs)\n"
+        "PathFinder.find_spec = find_if_needed\n")
+    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                         "CUDA_VISIBLE_DEVICES": ""}
+
+
+# ---- a run that was cut off goes on as if nothing had happened ---------------------------------------------
+
+
+class Cut(Exception):
+    """Power cut."""
+
+
+def cut(monkeypatch, owner, name, call):
+    """Let a function fail, once, at its call-th call."""
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def failing(*args, **kwargs):
+        if next(calls) == call:
+            raise Cut
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+RECIPES = {
+    "constant": {},
+    "one cycle": {"one_cycle": True, "clip_norm": 1.0, "optimizer": "adamw", "weight_decay": 0.01},
+    "bfloat16": {"one_cycle": True, "precision": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    return {recipe: outcome(train(tiny, tmp_path_factory.mktemp("whole"), **settings)[0])
+            for recipe, settings in RECIPES.items()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("owner, name, call", [
+    (training.tqdm, "update", 2),               # in the first epoch
+    (training.tqdm, "update", 8),               # in the third
+    (training, "predict", 3),                   # while it validates
+    (runs, "save_weights", 2),
+    (runs, "save_state", 2),                    # the weights are an epoch ahead of the state
+    (os, "replace", 6),                         # the history is
+    (runs, "load_weights", 1),                  # after the last epoch
+    (runs, "save_probabilities", 1),
+], ids=lambda value: getattr(value, "__name__", value))
+def test_a_run_cut_off_anywhere_ends_in_the_same_bytes(tiny, tmp_path, uninterrupted, recipe, owner, name, call):
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
+        cut(monkeypatch, owner, name, call)
+        train(tiny, tmp_path, **RECIPES[recipe])
+    run_dir, _ = train(tiny, tmp_path, **RECIPES[recipe])
+    assert outcome(run_dir) == uninterrupted[recipe]
+    assert not (run_dir / "state.pt").exists()
+
+
+def test_going_on_repeats_no_finished_epoch(tiny, tmp_path, monkeypatch):
+    with pytest.MonkeyPatch.context() as once, pytest.raises(Cut):
+        cut(once, training.tqdm, "update", 8)               # three steps to an epoch: in the third
+        train(tiny, tmp_path)
+    seen = []
+    epoch = training.train_epoch
+    monkeypatch.setattr(training, "train_epoch", lambda *args: seen.append(args[4]) or epoch(*args))
+    train(tiny, tmp_path)
+    assert seen == [2, 3]
+
+
+@pytest.fixture(scope="module")
+def killed(tiny, tmp_path_factory):
+    """`python training.py`, killed twice at random moments and then left to finish: its folder, what it printed."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment, run_dir = quiet_environment(folder / "site"), folder / "runs" / "tiny" / "chroma_cqt_square" / "seed0"
+    line = [sys.executable, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", folder / "runs",
+            "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
+    endings = []
+    for epochs in (2, 9):
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        history, end = run_dir / "history.jsonl", time.time() + 60
+        while process.poll() is None and time.time() < end:
+            if history.is_file() and len(history.read_text().splitlines()) >= epochs:
+                time.sleep(random.uniform(0, 0.1))
+                break
+            time.sleep(0.005)
+        process.kill()
+        endings.append(process.wait())
+    last = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return run_dir, endings, last
+
+
+def test_kill_9_twice_changes_not_a_bit(tiny, tmp_path, killed):
+    run_dir, endings, last = killed
+    assert endings == [-9, -9]                              # else it was over before, and this says nothing
+    assert last.returncode == 0, last.stderr
+    settings = {"epochs": 30, "batch_size": 16, "one_cycle": True, "precision": "float32"}
+    whole, _ = training.run("chroma_cqt_square", EXPERIMENTS["chroma_cqt_square"], tiny, settings, tmp_path,
+                            device="cpu", progress=False)
+    assert outcome(run_dir) == outcome(whole)
+    assert sorted(path.name for path in run_dir.iterdir() if not path.name.startswith(".")) == [
+        "config.json", "history.jsonl", "model.safetensors", "probabilities.npz"]
+
+
+def test_the_command_trains_without_any_audio_or_plotting_library(killed):
+    run_dir, _, last = killed               # in it, librosa, scipy, scikit-learn, matplotlib, … cannot be imported
+    assert last.returncode == 0, last.stderr
+    best = runs.selected(runs.load_history(run_dir))
+    assert f"epoch {best['epoch']} of 30 has the best validation accuracy" in last.stdout
+    assert best["validation_accuracy"] >= 0.75              # and it learned
+
+
+def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
+    run_dir, history = train(tiny, tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run_dir.iterdir()}
+    monkeypatch.setattr(training, "train_epoch", lambda *args: pytest.fail("trained again"))
+    assert train(tiny, tmp_path) == (run_dir, history)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run_dir.iterdir()} == before
+
+
+def test_the_seed_decides(tiny, tmp_path, uninterrupted):
+    assert outcome(train(tiny, tmp_path)[0]) == uninterrupted["constant"]
+    other = train(tiny, tmp_path, seed=1)[0]
+    assert other.name == "seed1" and outcome(other)[0] != uninterrupted["constant"][0]
+
+
+def test_what_was_drawn_before_a_run_has_no_influence(tiny, tmp_path, uninterrupted):
+    torch.manual_seed(12345)
+    torch.rand(7)
+    assert outcome(train(tiny, tmp_path)[0]) == uninterrupted["constant"]
+
+
+def test_a_saved_network_says_again_what_its_probabilities_say(tiny, tmp_path):
+    run_dir, _ = train(tiny, tmp_path)
+    config = runs.load_config(run_dir)
+    model = runs.load_weights(run_dir, training.build(config))
+    dataset = training.FeatureDataset(tiny, config["feature"], config["scale"])
+    dataset.normalise(**config["normalisation"])
+    for split in ("validation", "test"):
+        saved = runs.load_probabilities(run_dir, split)
+        again = training.predict(model, dataset, dataset.rows[split]).numpy()
+        np.testing.assert_allclose(again, saved["probabilities"], atol=1e-6)
+        assert saved["tracks"].tolist() == dataset.tracks.index[dataset.rows[split]].tolist()
+    assert saved["genres"].tolist() == list(GENRES)
+
+
+def test_predictions_do_not_depend_on_how_they_are_batched(tiny):
+    dataset = training.FeatureDataset(tiny, "chroma_cqt")
+    model, rows = training.MODELS["SquareCNN"](12, 64, 4), dataset.rows["validation"]
+    whole = training.predict(model.train(), dataset, rows)              # eval mode, whatever it was in
+    torch.testing.assert_close(training.predict(model, dataset, rows, batch_size=5), whole)
+
+
+# ---- the epoch is chosen on validation, and test has no say ------------------------------------------------
+
+
+def test_poisoned_test_clips_change_neither_weights_nor_epoch(tiny, tmp_path, uninterrupted):
+    data = shutil.copytree(tiny, tmp_path / "tiny")
+    values = np.load(data / "features" / "chroma_cqt.npy")
+    values[52:] = 1000
+    np.save(data / "features" / "chroma_cqt.npy", values)
+    tracks = (data / "fma_metadata" / "tracks.csv").read_text().splitlines()
+    tracks[3 + 52:] = [line.replace("Folk", "Rock").replace("Metal", "Hip-Hop") for line in tracks[3 + 52:]]
+    (data / "fma_metadata" / "tracks.csv").write_text("\n".join(tracks) + "\n")
+    weights, history, said = outcome(train(data, tmp_path / "runs")[0])
+    assert (weights, history) == uninterrupted["constant"][:2]
+    assert said["validation"] == uninterrupted["constant"][2]["validation"]
+    assert said["test"]["probabilities"] != uninterrupted["constant"][2]["test"]["probabilities"]   # it was poisoned
+
+
+def test_watching_test_changes_nothing_but_its_column(tiny, tmp_path, uninterrupted):
+    weights, history, said = outcome(train(tiny, tmp_path, watch_test=2)[0])
+    assert [epoch["epoch"] for epoch in history if "test_accuracy" in epoch] == [2, 4]
+    for epoch in history:
+        epoch.pop("test_accuracy", None)
+    assert (weights, history, said) == uninterrupted["constant"]
+
+
+def script_validation(monkeypatch, *loss_and_accuracy):
+    script = iter(loss_and_accuracy)
+    monkeypatch.setattr(training, "score", lambda *args: next(script))
+
+
+def test_the_weights_kept_are_those_of_the_chosen_epoch(tiny, tmp_path, monkeypatch):
+    script_validation(monkeypatch, (1.0, 0.5), (0.9, 0.7), (0.8, 0.7), (0.1, 0.6))
+    run_dir, history = train(tiny, tmp_path / "four")
+    assert runs.selected(history)["epoch"] == 3             # of two equal accuracies the lower loss
+    script_validation(monkeypatch, (1.0, 0.5), (0.9, 0.6), (0.8, 0.7))
+    three, _ = train(tiny, tmp_path / "three", epochs=3)
+    assert (run_dir / "model.safetensors").read_bytes() == (three / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("epochs, chosen", [
+    ([(1.0, 0.5), (0.9, 0.5), (0.95, 0.5)], 2), ([(0.9, 0.6), (0.1, 0.5)], 1), ([(0.5, 0.5), (0.5, 0.5)], 1),
+])
+def test_ties_go_to_the_lower_validation_loss(epochs, chosen):
+    history = [{"epoch": k + 1, "validation_loss": loss, "validation_accuracy": accuracy, "test_accuracy": k}
+               for k, (loss, accuracy) in enumerate(epochs)]
+    assert runs.selected(history)["epoch"] == chosen
+
+
+@pytest.mark.parametrize("patience, epochs", [(0, 6), (1, 3), (2, 4), (3, 6)])
+def test_patience_counts_epochs_since_the_best(tiny, tmp_path, monkeypatch, patience, epochs):
+    script_validation(monkeypatch, *[(1.0, a) for a in (0.3, 0.5, 0.4, 0.4, 0.9, 0.9)])
+    _, history = train(tiny, tmp_path, epochs=6, patience=patience)
+    assert len(history) == epochs
+
+
+# ---- settings do what their lines say ----------------------------------------------------------------------
+
+
+def test_one_cycle_warms_up_and_anneals_to_zero():
+    settings = Training(lr=0.01, one_cycle=True)
+    rates = [learning_rate(step, 1000, settings) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01 / 25) and np.argmax(rates) == 300 and rates[300] == 0.01
+    assert np.allclose(np.diff(rates[:301]), np.diff(rates[:301])[0])                   # a straight line up
+    assert all(np.diff(rates[300:]) < 0) and rates[650] == pytest.approx(0.005)         # half a cosine down
+    assert rates[1000] == pytest.approx(0, abs=1e-9)
+    assert {learning_rate(step, 1000, Training(lr=0.01)) for step in range(1000)} == {0.01}
+
+
+@pytest.mark.parametrize("one_cycle", [True, False])
+def test_the_optimizer_gets_the_scheduled_rates(tiny, tmp_path, one_cycle):
+    settings = Training(**SHORT, one_cycle=one_cycle)
+    _, history = train(tiny, tmp_path, one_cycle=one_cycle)
+    assert [e["lr"] for e in history] == [learning_rate(last, 12, settings) for last in (2, 5, 8, 11)]  # 3 steps each
+
+
+def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch):
+    norms = []
+
+    class Watched(torch.optim.Adam):
+        def step(self):
+            norms.append(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm().item())
+            super().step()
+
+    monkeypatch.setitem(training.OPTIMIZERS, "adam", Watched)
+    train(tiny, tmp_path / "free", epochs=2)
+    free, norms[:] = norms[:], []
+    train(tiny, tmp_path / "clipped", epochs=2, clip_norm=0.1)
+    assert min(free) > 0.1 and max(norms) <= 0.1 * (1 + 1e-5) and len(norms) == len(free) == 6
+
+
+def test_adamw_decays_weights_by_rate_times_decay(tiny, tmp_path):
+    settings = {"epochs": 1, "lr": 0.01, "weight_decay": 0.5, "clip_norm": 1e-25}       # no gradient to speak of
+    decoupled, _ = train(tiny, tmp_path, optimizer="adamw", **settings)
+    torch.manual_seed(0)
+    start = training.build(runs.load_config(decoupled)).state_dict()
+    after = runs.load_weights(decoupled, training.build(runs.load_config(decoupled))).state_dict()
+    name = "classify.1.weight"
+    torch.testing.assert_close(after[name], start[name] * (1 - 0.01 * 0.5) ** 3)
+    penalised, _ = train(tiny, tmp_path / "adam", optimizer="adam", **settings)
+    other = runs.load_weights(penalised, training.build(runs.load_config(penalised))).state_dict()[name]
+    assert (other - start[name]).abs().median() > 0.02                                  # three steps of the full rate
+
+
+@pytest.mark.parametrize("capability, expected", [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_auto_precision_asks_the_gpu_of_the_run(monkeypatch, capability, expected):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    device = torch.device("cuda", 1)
+    assert training.choose_precision("auto", device) == expected and asked == [device]
+    assert training.choose_precision("float32", device) == "float32"
+
+
+def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
+    seen = []
+    hook = nn.modules.module.register_module_forward_hook(lambda layer, _, out: seen.append((type(layer), out.dtype)))
+    dataset = training.FeatureDataset(tiny, "chroma_cqt")
+    training.predict(training.MODELS["SquareCNN"](12, 64, 4), dataset, dataset.rows["test"], "bfloat16")
+    hook.remove()
+    assert {dtype for kind, dtype in seen if kind is nn.Conv2d} == {torch.bfloat16}
+
+
+# ---- what is wrong is said in one line that names the remedy -----------------------------------------------
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--optimizer", "sgd"], "optimizer 'sgd' is unknown: choose adam, adamw"),
+    (["--precision", "float16"], "precision 'float16' is unknown: choose auto, float32, bfloat16"),
+    (["--epochs", 0], "epochs must be above 0"),
+    (["--batch-size", -1], "batch_size must be above 0"),
+    (["--lr", "nan"], "lr must be above 0"),
+    (["--device", "gpu"], "device 'gpu' cannot be used"),
+])
+def test_a_wrong_setting_is_one_line_and_leaves_nothing_behind(tiny, tmp_path, capsys, options, words):
+    status, said = command(capsys, "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", tmp_path / "runs", *options)
+    assert status == 2 and len(said) == 1 and words in said[0]
+    assert not (tmp_path / "runs").exists()                 # else the right setting would be refused after it
+
+
+@pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("True", True), ("FALSE", False)])
+def test_true_and_false_parse(tiny, monkeypatch, text, value):
+    got = {}
+    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *rest: got.update(settings) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.main(["chroma_cqt_square", "--data-dir", str(tiny), "--one-cycle", text])
+    assert got == {"one_cycle": value}
+
+
+@pytest.mark.parametrize("argv", [["chroma_cqt_square", "--one-cycle", "maybe"], ["chroma_cqt_square", "--epochs", "x"],
+                                  ["no_such_experiment"]])
+def test_what_does_not_parse_ends_with_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        training.main(argv)
+    assert end.value.code == 2 and argv[-1] in capsys.readouterr().err
+
+
+def test_every_setting_has_an_option(capsys):
+    with pytest.raises(SystemExit) as end:
+        training.main(["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    for field in fields(Training):
+        assert f"--{field.name.replace('_', '-')} " in said
+
+
+def copy_with(tiny, folder, **change):
+    """The tiny collection with the splits of some clips renamed, or its chroma cache changed."""
+    data = shutil.copytree(tiny, folder / "tiny")
+    if "splits" in change:
+        path = data / "fma_metadata" / "tracks.csv"
+        path.write_text(path.read_text().replace(*change["splits"]))
+    if "info" in change:
+        path = data / "features" / "chroma_cqt.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change["info"]))
+    if "values" in change:
+        path = data / "features" / "chroma_cqt.npy"
+        np.save(path, change["values"](np.load(path)))
+    return data
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"info": {"parameters": {"hop_length": 512}}}, "feature_parameters"),
+    ({"values": lambda stored: stored + 20}, "normalisation"),
+])
+def test_going_on_with_another_cache_is_refused(tiny, tmp_path, change, word):
+    run_dir, _ = train(tiny, tmp_path / "runs")
+    with pytest.raises(DataError, match=f"^{run_dir} was begun with another {word}.*: delete it or pass"):
+        train(copy_with(tiny, tmp_path, **change), tmp_path / "runs")
+
+
+@pytest.mark.parametrize("other, word", [
+    ({"lr": 0.1}, r"training \(lr\)"), ({"epochs": 5}, r"training \(epochs\)"), ({"model": "TemporalCNN"}, "model"),
+    ({"feature": "cqt"}, "model"), ({"one_cycle": True, "patience": 3}, r"training \(one_cycle, patience\)"),
+])
+def test_going_on_with_another_setting_or_network_is_refused(tiny, tmp_path, other, word):
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
+        cut(monkeypatch, training.tqdm, "update", 5)
+        train(tiny, tmp_path)
+    with pytest.raises(DataError, match=f"^{tmp_path}.*seed0 was begun with another {word}.*: delete it or pass"):
+        train(tiny, tmp_path, **other)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"splits": ("validation", "training")}, "no usable validation clip"),
+    ({"splits": (",test,", ",training,")}, "no usable test clip"),
+    ({"values": lambda stored: stored[:, :, :32]}, "input of 12 bins x 32 frames is too small"),
+])
+def test_data_that_cannot_be_trained_on_is_one_line(tiny, tmp_path, change, words):
+    with pytest.raises(DataError, match=words):
+        train(copy_with(tiny, tmp_path, **change), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny, tmp_path):
+    with pytest.raises(DataError, match="the training loss became nan in epoch .*: try a lower lr"):
+        train(tiny, tmp_path, lr=1e30)
+
+
+def damage(path, content):
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(whole[:len(whole) // 2] if content == "half" else content)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "half"])
+@pytest.mark.parametrize("name", ["state.pt", "config.json"])
+def test_a_damaged_file_of_an_unfinished_run_is_one_line(tiny, tmp_path, name, content):
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
+        cut(monkeypatch, training.tqdm, "update", 5)
+        train(tiny, tmp_path)
+    path = next(tmp_path.rglob(name))
+    damage(path, content)
+    with pytest.raises(DataError, match=f"^{path} is damaged.*: delete {path.parent} ") as error:
+        train(tiny, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", "half"])
+@pytest.mark.parametrize("name, read", [
+    ("model.safetensors", lambda run_dir: runs.load_weights(run_dir, nn.Linear(2, 2))),
+    ("probabilities.npz", runs.load_probabilities), ("history.jsonl", runs.load_history),
+    ("config.json", runs.load_config),
+])
+def test_a_damaged_file_of_a_finished_run_is_one_line(tiny, tmp_path, name, read, content):
+    path = train(tiny, tmp_path, epochs=1)[0] / name
+    damage(path, content)
+    with pytest.raises(DataError, match=f"^{path} ") as error:
+        read(path.parent)
+    assert "\n" not in str(error.value)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_a_state_from_a_stranger_cannot_run_code(tiny, tmp_path, save):
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
+        cut(monkeypatch, training.tqdm, "update", 5)
+        train(tiny, tmp_path)
+    save({"model": Bomb(tmp_path / "exploded")}, next(tmp_path.rglob("state.pt")))
+    with pytest.raises(DataError, match="state.pt is damaged or of another network: delete"):
+        train(tiny, tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+# ---- two processes compute what one computes ---------------------------------------------------------------
+
+JOINT = ("cqt_square", "cqt_parallel_gru_bi")
+SHARED = {"epochs": 3, "batch_size": 13, "lr": 1e-4, "precision": "float32"}    # batches of 7 + 6 clips, then 1 + 0
+CHANNELS = 3
+
+
+def joint_batches():
+    """Batches for a batch norm: uneven, a single clip, far from zero."""
+    rng = torch.Generator().manual_seed(0)
+    return {"uneven": torch.randn(5, CHANNELS, 4, 6, generator=rng), "single": torch.randn(1, 3, 4, 6, generator=rng),
+            "far": 1000 + torch.randn(7, CHANNELS, 4, 6, generator=rng)}
+
+
+def norm_and_gradients(norm, x):
+    """What a batch norm makes of a batch, and the gradients of a loss that is not linear in it."""
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        norm.weight.copy_(0.5 + torch.rand(CHANNELS, generator=rng))
+        norm.bias.copy_(torch.randn(CHANNELS, generator=rng))
+    x = x.clone().requires_grad_()
+    y = norm(x)
+    (y**3 + y.sin()).sum().backward()
+    return {"output": y.detach(), "input": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad,
+            "mean": norm.running_mean, "variance": norm.running_var}
+
+
+def numerical_gradients(rank):
+    """Analytic and numerical gradient of the sum of both processes' losses, at a few inputs of each process."""
+    x = torch.randn(5, CHANNELS, 2, 2, generator=torch.Generator().manual_seed(2)).double()[rank::2].contiguous()
+    norm = training.JointBatchNorm2d(CHANNELS).double()
+    found = norm_and_gradients(norm, x)["input"].flatten()
+
+    def loss(values):
+        y = norm(values)
+        return training.SumOverProcesses.apply((y**3 + y.sin()).sum()).item()
+
+    pairs = []
+    for owner, place in itertools.product((0, 1), (0, 7, 11)):      # both processes take part in each
+        step = torch.zeros(x.numel(), dtype=torch.float64)
+        step[place] = 1e-5 * (owner == rank)
+        slope = (loss(x + step.view_as(x)) - loss(x - step.view_as(x))) / 2e-5
+        if owner == rank:
+            pairs.append((found[place].item(), slope))
+    return pairs
+
+
+def one_of_two_processes(data, out):
+    """What torchrun starts: batch norms, two experiments, and then the command itself."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    rank, _ = training.world()
+    nn.Dropout.forward = lambda self, x: x
+    replace = os.replace
+
+    def replace_and_note(source, target):
+        with open(out / f"written_by_{rank}", "a") as file:
+            file.write(f"{target}\n")
+        replace(source, target)
+
+    os.replace = replace_and_note
+    dist.init_process_group("gloo")
+    result = {"numerical": numerical_gradients(rank), "norms": {}, "histories": {}}
+    for name, x in joint_batches().items():
+        result["norms"][name] = norm_and_gradients(training.JointBatchNorm2d(CHANNELS), x[rank::2])
+    for name in JOINT:
+        result["histories"][name] = training.run(name, EXPERIMENTS[name], data, SHARED, out / "runs", device="cpu",
+                                                 progress=False)[1]
+    # A group cannot be made anew under the same torchrun (gloo meets itself in its store): the command gets this one.
+    dist.init_process_group = lambda backend: result.update(backend=backend)
+    destroy, dist.destroy_process_group = dist.destroy_process_group, lambda: result.update(left=True)
+    sys.argv = ["training.py", "chroma_cqt_square", "--data-dir", str(data), "--runs-dir", str(out / "runs"),
+                "--epochs", "2", "--device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "training.py"), run_name="__main__")
+    torch.save(result | {"status": end.value.code}, out / f"rank{rank}.pt")
+    destroy()
+
+
+@pytest.fixture(scope="module")
+def two(tiny, tmp_path_factory):
+    """Folder of what two processes computed, what each returned, what the command printed."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master-port",
+                           str(port), __file__, tiny, out], env=quiet_environment(out / "site"), cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return out, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)], done.stdout
+
+
+@pytest.fixture(scope="module")
+def one(tiny, tmp_path_factory):
+    """Folder and histories of the same experiments in one process."""
+    out = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+        return out, {name: training.run(name, EXPERIMENTS[name], tiny, SHARED, out, device="cpu", progress=False)[1]
+                     for name in JOINT}
+
+
+@pytest.mark.parametrize("batch", joint_batches())
+def test_joint_batch_norm_is_batch_norm_of_the_joint_batch(two, batch):
+    x = joint_batches()[batch]
+    expected, parts = norm_and_gradients(nn.BatchNorm2d(CHANNELS), x), [rank["norms"][batch] for rank in two[1]]
+    rtol, atol = (1e-3, 2e-3) if batch == "far" else (1e-4, 1e-5)      # at 1000, float32 has four digits left
+    for name in ("output", "input"):
+        whole = torch.empty_like(x)
+        whole[0::2], whole[1::2] = parts[0][name], parts[1][name]
+        torch.testing.assert_close(whole, expected[name], rtol=rtol, atol=atol)
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(parts[0][name] + parts[1][name], expected[name], rtol=rtol, atol=atol)
+    for name in ("mean", "variance"):
+        torch.testing.assert_close(parts[0][name], expected[name], rtol=1e-5, atol=1e-5)
+        assert torch.equal(parts[0][name], parts[1][name])
+
+
+def test_joint_batch_norm_has_the_gradient_of_its_function(two):
+    for rank in two[1]:
+        assert len(rank["numerical"]) == 3
+        for found, slope in rank["numerical"]:
+            assert found == pytest.approx(slope, rel=1e-6, abs=1e-8) and abs(slope) > 1e-3
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_two_processes_train_as_one(two, one, name):
+    ours, theirs = two[1][0]["histories"][name], one[1][name]
+    assert len(ours) == len(theirs) == 3
+    for ours_, theirs_ in zip(ours, theirs, strict=True):
+        assert ours_["train_loss"] == pytest.approx(theirs_["train_loss"], abs=1e-5)
+        assert ours_["validation_loss"] == pytest.approx(theirs_["validation_loss"], abs=1e-5)
+    for split in ("validation", "test"):
+        both = [runs.load_probabilities(out / "tiny" / name / "seed0", split) for out in (two[0] / "runs", one[0])]
+        np.testing.assert_allclose(both[0]["probabilities"], both[1]["probabilities"], atol=1e-4)
+        assert both[0]["tracks"].tolist() == both[1]["tracks"].tolist()
+
+
+def test_both_processes_see_the_same_history(two):
+    first, second = ([[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in rank["histories"][name]]
+                      for name in JOINT] for rank in two[1])
+    assert first == second
+
+
+def test_only_the_first_process_writes(two):
+    out, ranks, said = two
+    assert all((rank["backend"], rank["left"], rank["status"]) == ("gloo", True, 0) for rank in ranks)
+    assert len((out / "written_by_0").read_text().splitlines()) > 10
+    assert not (out / "written_by_1").exists()
+    assert said.count("has the best validation accuracy") == 1              # and reports
+    assert runs.is_finished(out / "runs" / "tiny" / "chroma_cqt_square" / "seed0")
+
+
+if __name__ == "__main__":
+    one_of_two_processes(*map(Path, sys.argv[1:]))
