@@ -11,7 +11,7 @@ References
 import torch
 from torch import nn
 
-from cnn_models import dense_layers, require_size
+from cnn_models import dense_layers, pooled, require_size
 
 
 def preactivated(n_in, n_out, kernel, bias):
@@ -84,10 +84,8 @@ class BBNN(nn.Module):
         edge = 0 if paper else 2                           # taken off by the first convolution
         require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
-        self.shallow = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias),
-            nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d((1, 4)),
-        )
+        first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)
+        self.shallow = pooled(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))
         self.broadcast = nn.Sequential(
             InceptionBlock(width, width, bias),            # 5 width
             InceptionBlock(5 * width, width, bias),        # 9 width

@@ -30,6 +30,13 @@ def conv_block(n_in, n_out, kernel, padding="same"):
     )
 
 
+def pooled(block, pool):
+    """A block and its max pool. ReLU and max pool commute: ReLU comes last, where fewer values are left."""
+    if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.ReLU):
+        return nn.Sequential(*block[:-1], nn.MaxPool2d(pool), nn.ReLU())
+    return nn.Sequential(block, nn.MaxPool2d(pool))
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_.
 
@@ -156,10 +163,10 @@ class FrequencyCNN(nn.Module):
             raise ValueError(f"blocks must be four of {', '.join(BLOCKS)}, not {blocks!r}")
         block1, block2, block3, block4 = (BLOCKS[name] for name in blocks)
         self.convolve = nn.Sequential(
-            block1(1, 16, (1, 5)), nn.MaxPool2d((1, 4)),     # 16 × bins × frames / 4
-            block2(16, 16, (1, 5)), nn.MaxPool2d((1, 4)),    # 16 × bins × frames / 16
-            block3(16, 32, (1, 5)), nn.MaxPool2d((1, 4)),    # 32 × bins × frames / 64
-            block4(32, 32, (1, 5)), nn.MaxPool2d((1, last_pool_width(n_frames, last_pool))),
+            pooled(block1(1, 16, (1, 5)), (1, 4)),      # 16 × bins × frames / 4
+            pooled(block2(16, 16, (1, 5)), (1, 4)),     # 16 × bins × frames / 16
+            pooled(block3(16, 32, (1, 5)), (1, 4)),     # 32 × bins × frames / 64
+            pooled(block4(32, 32, (1, 5)), (1, last_pool_width(n_frames, last_pool))),
         )
         values = 32 * n_bins
         hidden = (512, 128, 32) if values > 512 else (256, 32)
@@ -198,13 +205,11 @@ class TemporalCNN(nn.Module):
     def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=1, min_frames=64)
-        self.spectral = nn.Sequential(
-            conv_block(1, 64, (n_bins, 5), padding=(0, 2)), nn.MaxPool2d((1, 4)),    # "valid" in frequency
-        )
+        self.spectral = pooled(conv_block(1, 64, (n_bins, 5), padding=(0, 2)), (1, 4))    # "valid" in frequency
         self.temporal = nn.Sequential(
-            conv_block(64, 128, (1, 5)), nn.MaxPool2d((1, 4)),     # 128 × 1 × frames / 16
-            conv_block(128, 256, (1, 5)), nn.MaxPool2d((1, 4)),    # 256 × 1 × frames / 64
-            conv_block(256, 512, (1, 5)), nn.MaxPool2d((1, last_pool_width(n_frames, last_pool))),
+            pooled(conv_block(64, 128, (1, 5)), (1, 4)),     # 128 × 1 × frames / 16
+            pooled(conv_block(128, 256, (1, 5)), (1, 4)),    # 256 × 1 × frames / 64
+            pooled(conv_block(256, 512, (1, 5)), (1, last_pool_width(n_frames, last_pool))),
         )
         self.classify = dense_layers(512, 256, 32, n_classes)
 
@@ -230,7 +235,7 @@ def square_layers(n_bins, pools):
     """Four 3×3 convolutions, 8 to 256 channels, each with its max pool; 1×5 where a single bin is left."""
     layers, n_in = [], 1
     for n_out, pool in zip((8, 32, 128, 256), pools, strict=True):
-        layers += [conv_block(n_in, n_out, (3, 3) if n_bins > 1 else (1, 5)), nn.MaxPool2d(pool)]
+        layers.append(pooled(conv_block(n_in, n_out, (3, 3) if n_bins > 1 else (1, 5)), pool))
         n_in, n_bins = n_out, n_bins // pool[0]
     return nn.Sequential(*layers)
 
@@ -300,7 +305,7 @@ def layer_table(model, n_bins, n_frames):
     Examples
     --------
     >>> layer_table(TemporalCNN(84), 84, 640)[0]
-    ('spectral.0.0', 'Conv2d', (84, 5), (64, 1, 640), 26880)
+    ('spectral.0', 'Conv2d', (84, 5), (64, 1, 640), 26880)
     """
     rows, hooks, training = [], [], model.training
 

@@ -26,7 +26,7 @@ def load_index(features_dir):
     """
     path = Path(features_dir) / "index.csv"
     if not path.is_file():
-        raise DataError(f"{path} not found: make the features first, python features.py --data-dir {path.parent.parent}")
+        raise DataError(f"{path} not found: make it first, python features.py --data-dir {path.parent.parent}")
     try:
         index = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -286,7 +286,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
             raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
         infos = _plan(features_dir, names, ids)
         if not infos and known is None:
-            raise DataError(f"{features_dir}/index.csv is missing beside the arrays: delete {features_dir} and run again")
+            raise DataError(f"{features_dir}/index.csv is missing: delete {features_dir} and run again")
         journal = partial / "progress.csv"
         status = _done(journal, len(ids)) if infos else dict(enumerate(known["status"]))
         if known is not None:       # clips that gave nothing before are not tried again

@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 
 from benchmarks.timing import interleave, machine, ratio, write_tracks  # noqa: E402
 from datasets import FeatureDataset  # noqa: E402
+from devices import choose_device, choose_precision, keep_memory  # noqa: E402
 from evaluation import format_table  # noqa: E402
 from fma import run_command  # noqa: E402
-from training import MODELS, Training, choose_device, choose_precision, train_epoch  # noqa: E402
+from training import MODELS, Training, train_epoch  # noqa: E402
 
 BINS, FRAMES, CLASSES, BATCH = 84, 640, 8, 32
 
@@ -43,7 +44,7 @@ def lay_out(data_dir, n_clips):
 
 
 def build(name):
-    """Our network as the original's function, and the original's own, with a bias in each convolution."""
+    """Our network as the original's function, and the original's own: biases, and ReLU before each pool."""
     torch.manual_seed(0)
     network = MODELS[name]
     pool = {"last_pool": 6} if "last_pool" in inspect.signature(network).parameters else {}
@@ -52,6 +53,8 @@ def build(name):
     for layer in original.modules():
         if isinstance(layer, nn.Conv2d) and layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+        if isinstance(layer, nn.Sequential) and [type(part) for part in layer[-2:]] == [nn.MaxPool2d, nn.ReLU]:
+            layer[-2], layer[-1] = layer[-1], layer[-2]
     return ours, original
 
 
@@ -117,6 +120,7 @@ def main(argv=None):
     if args.clips < CLASSES or args.steps < 1:
         parser.error(f"--clips must be at least {CLASSES}, one of each genre, and --steps at least 1")
     device, settings = choose_device(), Training(batch_size=BATCH)
+    keep_memory()                       # of the whole process: the original's loop gains by it too
     settings.precision = choose_precision(settings.precision, device)
     turns = -(-args.steps // -(-args.clips // BATCH))
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""

@@ -163,7 +163,7 @@ def test_recurrent_layer_gives_the_last_output_forward_and_the_first_backward(rn
 def test_residual_block_adds_and_dense_block_concatenates():
     x = torch.randn(2, 12, 640)
     model = settled(FrequencyCNN(12, blocks=("resnet", "densenet", "basic", "basic")), 12, 640)
-    resnet, densenet = model.convolve[0], model.convolve[2]
+    resnet, densenet = model.convolve[0][0], model.convolve[1][0]
     first, second, norm = resnet.residual
     h = x[:, None]
     added = F.relu(norm(second(first[2](first[1](first[0](h))))) + F.conv2d(h, resnet.shortcut.weight))

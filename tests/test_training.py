@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch import nn
 
+import devices
 import runs
 import training
 from experiments import EXPERIMENTS
@@ -358,8 +359,8 @@ def test_auto_precision_asks_the_gpu_of_the_run(monkeypatch, capability, expecte
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
     device = torch.device("cuda", 1)
-    assert training.choose_precision("auto", device) == expected and asked == [device]
-    assert training.choose_precision("float32", device) == "float32"
+    assert devices.choose_precision("auto", device) == expected and asked == [device]
+    assert devices.choose_precision("float32", device) == "float32"
 
 
 def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
@@ -550,12 +551,12 @@ def norm_and_gradients(norm, x):
 def numerical_gradients(rank):
     """Analytic and numerical gradient of the sum of both processes' losses, at a few inputs of each process."""
     x = torch.randn(5, CHANNELS, 2, 2, generator=torch.Generator().manual_seed(2)).double()[rank::2].contiguous()
-    norm = training.JointBatchNorm2d(CHANNELS).double()
+    norm = devices.JointBatchNorm2d(CHANNELS).double()
     found = norm_and_gradients(norm, x)["input"].flatten()
 
     def loss(values):
         y = norm(values)
-        return training.SumOverProcesses.apply((y**3 + y.sin()).sum()).item()
+        return devices.SumOverProcesses.apply((y**3 + y.sin()).sum()).item()
 
     pairs = []
     for owner, place in itertools.product((0, 1), (0, 7, 11)):      # both processes take part in each
@@ -572,7 +573,7 @@ def one_of_two_processes(data, out):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    rank, _ = training.world()
+    rank, _ = devices.world()
     nn.Dropout.forward = lambda self, x: x
     replace = os.replace
 
@@ -585,7 +586,7 @@ def one_of_two_processes(data, out):
     dist.init_process_group("gloo")
     result = {"numerical": numerical_gradients(rank), "norms": {}, "histories": {}}
     for name, x in joint_batches().items():
-        result["norms"][name] = norm_and_gradients(training.JointBatchNorm2d(CHANNELS), x[rank::2])
+        result["norms"][name] = norm_and_gradients(devices.JointBatchNorm2d(CHANNELS), x[rank::2])
     for name in JOINT:
         result["histories"][name] = training.run(name, EXPERIMENTS[name], data, SHARED, out / "runs", device="cpu",
                                                  progress=False)[1]

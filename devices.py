@@ -1,0 +1,107 @@
+"""Where a network is trained: its device, precision and memory, and the processes that share the work."""
+
+import ctypes
+import os
+import platform
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fma import DataError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def world():
+    """Rank of this process and number of processes, as torchrun sets them; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def keep_memory():
+    """Have glibc keep what a step frees for the next step, instead of giving it back to Linux page by page.
+
+    On a CPU that giving and taking is up to a third of a training step. Other systems do without.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors too come from the heap,
+        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap is not cut back
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes. Each of their losses depends on it, so its gradient is summed too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return SumOverProcesses.apply(gradient)
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the clips of all processes, for CPUs; torch's own SyncBatchNorm needs a GPU.
+
+    With it, N processes with a batch each compute what one process computes with the joint batch.
+    """
+
+    def forward(self, x):                                                       # (batch, channels, height, width)
+        if not self.training:
+            return super().forward(x)
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        sums = torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])])
+        mean, count = SumOverProcesses.apply(sums).split([x.shape[1], 1])
+        mean = mean / count
+        centred = values - mean[:, None, None]      # first: a difference of large squares would lose the variance
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+            self.num_batches_tracked += 1
+        weight = self.weight * (variance + self.eps).rsqrt()
+        return (centred * weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def join_processes(model):
+    """Wrap a network for data parallel training, its batch norms over the clips of all processes."""
+    if next(model.parameters()).device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for layer in model.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = JointBatchNorm2d
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def choose_device(name=None):
+    """The named device, by default the GPU of this process or the CPU; a DataError if there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:     # the latter from a torch without CUDA
+        raise DataError(f"device {name!r} cannot be used: choose cpu, or cuda or mps where there is one") from error
+    return device
+
+
+def choose_precision(precision, device):
+    """Resolve "auto": bfloat16 where the hardware multiplies it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if device.type == "cpu" and fast else "float32"
+
+
+def autocast(precision, device):
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
