@@ -111,18 +111,25 @@ def _end_with_parent():
 
 
 def _open_worker(data_dir, subset, ids, partial, infos):
-    arrays = {name: np.load(partial / f"{name}.npy", mmap_mode="r+") for name in infos}
-    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), arrays=arrays, infos=infos)
+    files = {name: open(partial / f"{name}.npy", "r+b", buffering=0) for name in infos}
+    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos)
 
 
 def _process(row):
     """Compute one clip and write its rows; return its status."""
     status, values = clip_features(_worker["path"](row), tuple(_worker["infos"]))
     for name, x in values.items():
-        info, array = _worker["infos"][name], _worker["arrays"][name]
+        info = _worker["infos"][name]
         x = (x - info["offset"]) / info["scale"] if (info["scale"], info["offset"]) != (1.0, 0.0) else x
-        array[row] = np.round(x) if array.dtype == np.uint8 else x
+        x = np.round(x) if info["dtype"] == "uint8" else x
+        _write_row(_worker["files"][name], row, info["shape"][0], x.astype(info["dtype"]).tobytes())
     return row, status
+
+
+def _write_row(file, row, n_rows, data):
+    """Write a row into the .npy file, in place: a memory map would hold on to every row written."""
+    end = os.fstat(file.fileno()).st_size
+    os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data))
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -177,6 +184,14 @@ def _present(features_dir, names, n_tracks):
     return found
 
 
+def _allocate(path, info):
+    """Make an array of zeros on disk, its space taken where the system can: a full disk is met here."""
+    np.lib.format.open_memmap(path, "w+", info["dtype"], tuple(info["shape"]))
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def _plan(features_dir, names, ids):
     """The arrays to compute, allocated on disk: a new plan, or that of the run that was cut off."""
     partial = features_dir / ".partial"
@@ -193,18 +208,14 @@ def _plan(features_dir, names, ids):
     (partial / "progress.csv").unlink(missing_ok=True)      # of a run that was killed while it cleared up
     present = _present(features_dir, names, len(ids))
     infos = {name: describe(name, len(ids)) for name in names if name not in present}
-    for name, info in infos.items():
-        array = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", info["dtype"], tuple(info["shape"]))
-        del array
-        if hasattr(os, "posix_fallocate"):      # a full disk is met here, not in mid-run
-            with open(partial / f"{name}.npy", "r+b") as file:
-                try:
-                    os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
-                except OSError as error:
-                    shutil.rmtree(partial)
-                    size = sum(np.dtype(i["dtype"]).itemsize * np.prod(i["shape"]) for i in infos.values()) / 1e9
-                    raise DataError(f"{features_dir}: the arrays take {size:.1f} GB, the disk has "
-                                    f"{shutil.disk_usage(features_dir).free / 1e9:.1f} GB free") from error
+    try:
+        for name, info in infos.items():
+            _allocate(partial / f"{name}.npy", info)
+    except OSError as error:
+        shutil.rmtree(partial)
+        size = sum(np.dtype(i["dtype"]).itemsize * np.prod(i["shape"]) for i in infos.values()) / 1e9
+        raise DataError(f"{features_dir}: the arrays take {size:.1f} GB, the disk has "
+                        f"{shutil.disk_usage(features_dir).free / 1e9:.1f} GB free") from error
     _write(plan_file, json.dumps({**wanted, "infos": infos}))
     return infos
 
@@ -304,7 +315,8 @@ def _compute(todo, status, known, journal, workers, progress, setup):
     if not todo:
         return
     workers = min(workers or cpu_count(), -(-len(todo) // 8))    # a process takes seconds to start
-    bar = tqdm(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", disable=not progress)
+    bar = tqdm(total=len(status) + len(todo), initial=len(status), unit="track", desc="features",
+               **({} if progress else {"disable": True}))       # else as TQDM_DISABLE says
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in _results(todo, workers, setup):
             if known is not None and found != known["status"][row]:

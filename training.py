@@ -154,7 +154,8 @@ def fit(model, dataset, settings, run_dir, progress=True):
     network = join_processes(model) if size > 1 else model
     steps = -(-len(dataset.rows["training"]) // settings.batch_size)
     with tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
-              desc=f"{run_dir.parent.name} {run_dir.name}", disable=not progress or rank > 0) as bar:
+              desc=f"{run_dir.parent.name} {run_dir.name}",
+              **({} if progress and rank == 0 else {"disable": True})) as bar:      # else as TQDM_DISABLE says
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, model, dataset, optimizer, settings, len(history), bar))
             if rank == 0:

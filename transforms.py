@@ -183,8 +183,12 @@ def stft_power(y):
     padded = np.zeros(n_frames * N_FFT, dtype=np.float32)           # hop = n_fft: frames do not overlap
     part = y[: len(padded) - N_FFT // 2]
     padded[N_FFT // 2 : N_FFT // 2 + len(part)] = part
-    X = rfft(padded.reshape(n_frames, N_FFT) * get_window("hann", N_FFT))
-    return (X.real**2 + X.imag**2).astype(np.float32).T
+    frames, window = padded.reshape(n_frames, N_FFT), get_window("hann", N_FFT)
+    S = np.empty((N_FFT // 2 + 1, n_frames), dtype=np.float32)
+    for k in range(0, n_frames, 64):                                # a block stays in the processor's cache
+        X = rfft(frames[k : k + 64] * window)
+        S[:, k : k + 64] = (X.real**2 + X.imag**2).T
+    return S
 
 
 def estimate_tuning(S):
