@@ -2,9 +2,9 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 DATA_DIR ?=
-DATA := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test data features bench lint
+.PHONY: demo test data features notebooks bench lint
 
 .venv/.installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,10 +20,13 @@ test: .venv/.installed
 	$(RUN) -m pytest
 
 data: .venv/.installed
-	./download_data.sh small $(or $(DATA_DIR),data)
+	./download_data.sh small "$(or $(DATA_DIR),data)"
 
 features: .venv/.installed
 	$(RUN) features.py $(DATA)
+
+notebooks: .venv/.installed
+	DATA_DIR="$(DATA_DIR)" TQDM_DISABLE=1 PUBLISH=1 $(RUN) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 bench: .venv/.installed
 	$(RUN) benchmarks/extraction.py $(DATA)

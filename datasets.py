@@ -122,6 +122,9 @@ class FeatureDataset:
         if len(lost):
             raise DataError(f"{features_dir}/index.csv lists track {lost.iloc[0]}, which tracks.csv has not in its "
                             f"{subset} subset: the cache is of other data, pass --features-dir")
+        if len(index) < len(tracks):
+            raise DataError(f"{features_dir}/index.csv lists {len(index)} of the {len(tracks)} tracks of the {subset} "
+                            "subset: run features.py, into a cache of its own with --features-dir")
         self.tracks = tracks.loc[index["track_id"]].assign(status=index["status"].to_numpy())
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes
@@ -129,8 +132,9 @@ class FeatureDataset:
         self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
         empty = [genre for k, genre in enumerate(self.genres) if not (labels[self.rows["training"]] == k).any()]
         if empty or not self.genres:
-            raise DataError(f"{data_dir}: no usable training clip of genre {some(empty) or '(there is none)'}: "
-                            "python fma.py says what is wrong with the folder")
+            counts = ", ".join(f"{n} {s}" for s, n in self.tracks["status"].value_counts().items())
+            raise DataError(f"{data_dir}: no usable training clip of genre {some(empty) or '(there is none)'} "
+                            f"(clips: {counts}); python fma.py says what is wrong with the metadata")
         self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
         self.artists = artists_of(self.tracks)
         if hold or (hold is None and self.array.nbytes < _spare_memory(self.device)):
@@ -195,6 +199,8 @@ class FeatureDataset:
                 x = self.raw(part).double()     # in single precision, mean² would swamp a small deviation
                 total += torch.stack([x.sum((0, 2)), x.square_().sum((0, 2))])
             mean, square = total / (len(rows) * self.shape[1])
+            if not square.isfinite().all():
+                raise DataError(f"{self.feature}.npy holds values that are not numbers: make it again")
             std = (square - mean**2).clamp(min=0).sqrt()
             std[std < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32, device=self.device).reshape(-1, 1)

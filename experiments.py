@@ -53,8 +53,8 @@ EXPERIMENTS["mel_stft_bbnn_paper"] = {"feature": "mel_stft", "model": "BBNN", "a
 
 # make demo: one of each family, with a schedule that takes a laptop minutes.
 DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
-QUICK = {"epochs": 15, "one_cycle": True, "lr": 3e-3, "batch_size": 16}
-QUICK_BBNN = {**QUICK, "epochs": 6}     # its steps take ten times as long
+QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}
+QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for those whose steps take long
 
 TITLES = {"demo": "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music",
           "fma_small": "FMA-small, official split", "emotify": "Emotify-400"}
@@ -129,10 +129,13 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     """
     from training import run
 
+    folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
+    path = folder / f"{name}.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["test"]["seeds"] > repeats:
+        raise DataError(f"{path} has more than {repeats} seed(s): pass --repeats as many, or another --results-dir")
     runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": seed}, progress=progress, **where)[0]
             for seed in range(repeats)]
     result = summarise_runs(name, runs)
-    path = Path(results_dir or "results") / result["dataset"] / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
     return result
@@ -217,19 +220,24 @@ def main(argv=None):
     run.add_argument("--figures", action="store_true", help="save curves, ROC and confusion of each")
     table = commands.add_parser("table", help="print the results of a data set")
     table.add_argument("--image", type=Path, metavar="PNG", help="draw the accuracies with their intervals, too")
+    run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
+    run.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for command in (run, table):
         command.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
         command.add_argument("--subset", default="small", choices=SUBSETS)
-        command.add_argument("--runs-dir", default="runs")
-        command.add_argument("--results-dir", default="results")
+        command.add_argument("--runs-dir", help="default: runs, or runs/quick")
+        command.add_argument("--results-dir", help="default: results, or runs/quick/results")
     args = parser.parse_args(argv)
     if args.command == "list":
         print(format_table([[name, e["model"], e["feature"], e.get("reported")] for name, e in EXPERIMENTS.items()],
                            ["experiment", "network", "feature", "reported by the original %"]))
         return
+    quick = args.command == "run" and args.quick       # kept apart from the study's own runs
+    runs_dir = args.runs_dir or ("runs/quick" if quick else "runs")
+    results_dir = args.results_dir or ("runs/quick/results" if quick else "results")
     data_dir = find_data(args.data_dir)
     if args.command == "table":
-        results = load_results(Path(args.results_dir) / dataset_name(data_dir, args.subset))
+        results = load_results(Path(results_dir) / dataset_name(data_dir, args.subset))
         print(results_table(results))
         if args.image:
             save_intervals(results, args.image)
@@ -240,15 +248,15 @@ def main(argv=None):
                         else "--repeats must be at least 1")
     results = []
     for name in args.names or DEMO:
-        settings = (QUICK_BBNN if EXPERIMENTS[name]["model"] == "BBNN" else QUICK) if args.quick else {}
+        settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
         settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
-        results.append(run_experiment(name, data_dir, args.repeats, settings, args.results_dir,
-                                      runs_dir=args.runs_dir, subset=args.subset))
+        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, runs_dir=runs_dir,
+                                      subset=args.subset, features_dir=args.features_dir, device=args.device))
     print("\n" + results_table(results))
     if args.figures:
-        folder = Path(args.runs_dir) / results[0]["dataset"] / "figures"
+        folder = Path(runs_dir) / results[0]["dataset"] / "figures"
         for result in results:
-            save_figures(result, args.runs_dir, folder)
+            save_figures(result, runs_dir, folder)
         print(f"\nCurves, ROC and confusion matrix of each: {folder}/<experiment>_*.png")
 
 

@@ -282,19 +282,21 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     """
     tracks = load_tracks(data_dir, subset)
     ids = tracks.index.to_numpy()
+    features_dir = Path(features_dir or Path(data_dir) / "features")
+    known = load_index(features_dir) if (features_dir / "index.csv").is_file() else None
+    if known is not None and not np.array_equal(known["track_id"], ids):
+        raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
+    if known is not None and len(_present(features_dir, names, len(ids))) == len(names):
+        return known                # a finished cache is only read: neither audio nor a folder to write in is needed
     audio = Path(data_dir) / f"fma_{subset}"
     if not audio.is_dir() or not len(ids):
         raise DataError(f"{audio} not found or without tracks: run ./download_data.sh {subset} {data_dir}")
-    features_dir = Path(features_dir or Path(data_dir) / "features")
     partial = features_dir / ".partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
     with lock(partial):
-        known = load_index(features_dir) if (features_dir / "index.csv").is_file() else None
-        if known is not None and not np.array_equal(known["track_id"], ids):
-            raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
         infos = _plan(features_dir, names, ids)
         if not infos and known is None:
             raise DataError(f"{features_dir}/index.csv is missing: delete {features_dir} and run again")
@@ -306,6 +308,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         _compute(todo, status, known, journal, workers, progress, (data_dir, subset, ids, partial, infos))
         index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
         _finish(features_dir, infos, index)
+        (partial / "plan.json").unlink(missing_ok=True)     # first: without it the rest is rubbish, not a run
         shutil.rmtree(partial)
     return index
 
@@ -359,8 +362,12 @@ def main(argv=None):
     for s in STATUSES[1:]:
         if counts[s]:
             print(f"  {s}: {some(index['track_id'][index['status'] == s], 10)}")
+    missing = index["track_id"][index["status"] == "missing"]
+    late = [track for track in missing if audio_path(data_dir, track, args.subset).is_file()]
+    if late:
+        print(f"  {len(late)} tracks were missing but have come since: delete the cache and run again to use them")
     if not counts["ok"]:
-        raise DataError(f"no clip of {data_dir} could be used: python fma.py says what is wrong with the folder")
+        raise DataError(f"no clip of {data_dir} could be used: a clip must be audio, not silent, and last 29.7 s")
 
 
 if __name__ == "__main__":

@@ -89,9 +89,11 @@ def find_data(data_dir=None):
 
 
 def dataset_name(data_dir, subset="small"):
-    """Name under which runs and results of a data folder are kept: its own, or FMA's for ``data``."""
+    """Name under which runs and results are kept: fma_<subset> for FMA itself, else that of the folder."""
+    if (Path(data_dir) / "fma_metadata" / "raw_tracks.csv").is_file():      # which FMA's own archive has
+        return f"fma_{subset}"
     name = Path(data_dir).resolve().name
-    return f"fma_{subset}" if name == "data" else name
+    return name if subset == "small" else f"{name}_{subset}"
 
 
 def load_tracks(data_dir, subset="small"):
@@ -128,7 +130,8 @@ def load_tracks(data_dir, subset="small"):
             raise DataError(f"{path} has no column {', '.join(lacking)}: it is not laid out like FMA's tracks.csv")
         if third and third[0].isdigit():        # it would be skipped as a header
             raise DataError(f"{path} has a track in line 3: its header takes three lines in FMA's layout")
-        tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False)
+        tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False,
+                             dtype={places[("track", "genre_top")]: str})       # a genre may be called 1980
     except (StopIteration, ValueError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
         reason = " ".join(str(error).split()) or "it is cut short"
         raise DataError(f"{path} is not a table with FMA's three header lines ({reason})") from error
@@ -195,12 +198,14 @@ def audit(data_dir, subset="small"):
         if absent:
             problems.append(f"no {split} track of genre {some(sorted(absent))}")
     root = Path(data_dir) / f"fma_{subset}"
-    present = {int(p.stem) for p in root.glob("*/*.mp3") if p.stem.isdigit()} if root.is_dir() else set()
-    missing, surplus = sorted(set(tracks.index) - present), sorted(present - set(tracks.index))
+    expected = {audio_path(data_dir, track, subset) for track in tracks.index}
+    present = set(root.glob("*/*.mp3"))
+    missing = [track for track in tracks.index if audio_path(data_dir, track, subset) not in present]
+    surplus = sorted(str(path.relative_to(root)) for path in present - expected)
     if missing:
         problems.append(f"{len(missing)} of {len(tracks)} tracks have no audio under {root}: {some(missing)}")
     if surplus:
-        problems.append(f"{len(surplus)} audio files under {root} have no row in tracks.csv: {some(surplus)}")
+        problems.append(f"{len(surplus)} audio files under {root} are no track's: {some(surplus)}")
     expected = FMA_COUNTS.get(subset)
     counts = tuple(int((tracks["split"] == split).sum()) for split in SPLITS)
     if expected and sum(counts) > sum(expected) / 2 and counts != expected:   # of FMA's size: taken for FMA

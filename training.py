@@ -8,6 +8,8 @@ at any moment, the same command goes on after the last finished epoch and ends i
 """
 
 import argparse
+import hashlib
+import inspect
 import math
 import platform
 import sys
@@ -26,7 +28,7 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import FeatureDataset
 from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
-from fma import SUBSETS, DataError, find_data, run_command
+from fma import SUBSETS, DataError, find_data, run_command, some
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
@@ -168,6 +170,8 @@ def fit(model, dataset, settings, run_dir, progress=True):
     runs.load_weights(run_dir, model)
     chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision)
               for split in ("validation", "test")}
+    if not all(values.isfinite().all() for values in chosen.values()):
+        raise DataError(f"{dataset.feature}.npy holds values that are not numbers in validation or test: make it again")
     if rank == 0:
         runs.save_probabilities(run_dir, dataset, chosen)
         (run_dir / "state.pt").unlink(missing_ok=True)
@@ -202,6 +206,19 @@ def out_of_patience(history, settings):
 # ---------------------------------------------------------------- a run of an experiment
 
 
+def fingerprint(model):
+    """What a network computes, in twelve letters: its layers and its forward. Changed code is another network."""
+    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
+
+
+def leaking_artists(dataset):
+    """Artists with clips both in training and in validation or test."""
+    training = set(dataset.artists[dataset.rows["training"]])
+    return sorted(training & {artist for s in ("validation", "test") for artist in dataset.artists[dataset.rows[s]]})
+
+
 def build(config):
     """Rebuild the network of a run's config.json, with fresh weights."""
     return MODELS[config["model"]["class"]](**config["model"]["args"])
@@ -229,7 +246,12 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     """
     device = choose_device(device)
     keep_memory()
-    settings = Training(**{**row.get("training", {}), **(settings or {})})
+    if row["model"] not in MODELS:
+        raise DataError(f"{name}: no network is named {row['model']!r} in training.MODELS: it has {', '.join(MODELS)}")
+    try:
+        settings = Training(**{**row.get("training", {}), **(settings or {})})
+    except TypeError as error:
+        raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
     dataset = FeatureDataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
     empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
     if empty:
@@ -247,8 +269,13 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     torch.manual_seed(settings.seed)
     try:
         model = build(config)
-    except ValueError as error:                             # clips too short for it
+    except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
         raise DataError(f"{name} on {data_dir}: {error}") from error
+    config["model"]["fingerprint"] = fingerprint(model)
+    leaks = leaking_artists(dataset)
+    if leaks and progress and world()[0] == 0:
+        print(f"Beware: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
+              "a network that knows the voice will seem to know the genre.", file=sys.stderr)
     runs.start_run(run_dir, config, write=world()[0] == 0)
     return run_dir, fit(model, dataset, settings, run_dir, progress)
 

@@ -75,10 +75,11 @@ def test_reported_figures_are_those_of_the_original_tables():
 
 def test_what_the_original_did_not_report_is_not_made_up():
     others = {name for name in EXPERIMENTS if name not in reported()}
-    assert others == {"mel128_frequency", "mel128_temporal", "mel128_square", "mel_stft_bbnn_paper"}
+    assert others >= {"mel128_frequency", "mel128_temporal", "mel128_square", "mel_stft_bbnn_paper"}
+    assert not any(EXPERIMENTS[name].get("reported") for name in others)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [name for name, row in EXPERIMENTS.items() if row["feature"] in BINS])
 def test_every_network_of_the_study_can_be_built(name):
     row = EXPERIMENTS[name]
     bins, frames = BINS[row["feature"]], 128 if row["feature"] == "mel128" else 640
@@ -277,3 +278,11 @@ def test_help(capsys, argv):
     with pytest.raises(SystemExit) as end:
         experiments.main(argv)
     assert end.value.code == 0 and "usage:" in capsys.readouterr().out
+
+
+def test_fewer_seeds_do_not_replace_a_result_of_more(tiny, tmp_path):
+    folder = tmp_path / "results" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "cqt_square.json").write_text(json.dumps({"test": {"seeds": 3}}))
+    with pytest.raises(DataError, match="more than 1 seed"):
+        experiments.run_experiment("cqt_square", tiny, 1, results_dir=tmp_path / "results")

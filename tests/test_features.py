@@ -482,3 +482,13 @@ def test_help_names_every_feature(capsys):
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ALL)
+
+
+def test_a_finished_cache_is_read_without_audio_and_without_writing(small, cache, tmp_path, monkeypatch):
+    data = tmp_path / "elsewhere"
+    shutil.copytree(small / "fma_metadata", data / "fma_metadata")
+    shutil.copytree(cache, data / "features")
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (data / "features").iterdir())
+    index = features.fill_cache(data, ["cqt", "mfcc"], progress=False)
+    assert (index["status"] == "ok").any()
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in (data / "features").iterdir()) == before

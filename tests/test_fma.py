@@ -153,7 +153,7 @@ def test_missing_and_surplus_audio_are_found(healthy):
     fma.audio_path(healthy, 1154).rename(fma.audio_path(healthy, 1155))
     missing, surplus = audit(healthy)
     assert missing.startswith("1 of 12") and missing.endswith(": 1154")
-    assert surplus.startswith("1 audio") and surplus.endswith(": 1155")
+    assert surplus.startswith("1 audio") and surplus.endswith(": 001/001155.mp3")
 
 
 def test_counts_that_are_not_fmas_are_found(tmp_path):
@@ -206,8 +206,10 @@ def test_a_named_folder_without_metadata_is_not_replaced_by_the_demo(elsewhere, 
 
 
 def test_runs_are_kept_under_the_name_of_the_data(tmp_path):
-    assert dataset_name("data") == dataset_name(tmp_path / "data") == "fma_small"
-    assert dataset_name("data", "medium") == "fma_medium"
+    (tmp_path / "fma_metadata").mkdir()
+    assert dataset_name(tmp_path) == tmp_path.name and dataset_name(tmp_path, "large") == f"{tmp_path.name}_large"
+    (tmp_path / "fma_metadata" / "raw_tracks.csv").touch()      # FMA itself, whatever its folder is called
+    assert dataset_name(tmp_path) == "fma_small" and dataset_name(tmp_path, "medium") == "fma_medium"
     assert dataset_name("data/demo") == dataset_name("data/demo/") == "demo"
 
 
@@ -241,3 +243,9 @@ def test_a_subset_without_tracks_is_no_crash(tmp_path, capsys):
     status = run_command(lambda: fma.main(["--data-dir", str(tmp_path)]))
     printed = capsys.readouterr()
     assert status == 2 and "small" in printed.err and printed.err.count("\n") == 1
+
+
+def test_genres_that_look_like_numbers_are_names(tmp_path):
+    columns = {("set", "split"): ["training"], ("set", "subset"): ["small"], ("track", "genre_top"): [1980, 1990]}
+    write_tracks(tmp_path, [1, 2, 3, 4], columns)
+    assert load_tracks(tmp_path)["genre"].tolist() == ["1980", "1990", "1980", "1990"]

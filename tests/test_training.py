@@ -676,5 +676,60 @@ def test_only_the_first_process_writes(two):
     assert runs.is_finished(out / "runs" / "tiny" / "chroma_cqt_square" / "seed0")
 
 
+def test_a_network_whose_code_has_changed_is_another_network(tiny, tmp_path, monkeypatch):
+    train(tiny, tmp_path, epochs=1)
+    monkeypatch.setattr(nn.ReLU, "__repr__", lambda layer: "Identity()")        # as if a layer had been replaced
+    with pytest.raises(DataError, match="another model .fingerprint."):
+        train(tiny, tmp_path, epochs=1)
+
+
+def test_fingerprint_sees_layers_and_forward():
+    class Doubled(training.MODELS["SquareCNN"]):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    one, other, wider = (kind(12, n_classes=n) for kind, n in
+                         ((training.MODELS["SquareCNN"], 8), (Doubled, 8), (training.MODELS["SquareCNN"], 9)))
+    Doubled.__name__ = "SquareCNN"
+    assert training.fingerprint(one) == training.fingerprint(training.MODELS["SquareCNN"](12))
+    assert len({training.fingerprint(model) for model in (one, other, wider)}) == 3
+
+
+def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
+    data = tmp_path / "leaky"
+    shutil.copytree(tiny, data)
+    tracks = data / "fma_metadata" / "tracks.csv"
+    lines = tracks.read_text().splitlines()
+    lines[-1] = lines[-1].rsplit(",", 1)[0] + "," + lines[3].rsplit(",", 1)[1]   # a test clip by a training artist
+    tracks.write_text("\n".join(lines) + "\n")
+    for folder, warned in ((tiny, False), (data, True)):
+        training.run("short", {"feature": "chroma_cqt", "model": "SquareCNN"}, folder, SHORT | {"epochs": 1},
+                     tmp_path / "runs", device="cpu")
+        assert ("Beware: 1 artists" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize("row, message", [
+    ({"model": "Squar"}, "no network is named 'Squar'"),
+    ({"model": "SquareCNN", "training": {"epoch": 3}}, "unexpected keyword argument 'epoch'"),
+    ({"model": "SquareCNN", "args": {"pool": 3}}, "unexpected keyword argument 'pool'"),
+])
+def test_mistyped_rows_are_one_line(tiny, tmp_path, row, message):
+    with pytest.raises(DataError, match=message) as error:
+        training.run("mine", {"feature": "cqt", **row}, tiny, {}, tmp_path, device="cpu", progress=False)
+    assert "\n" not in str(error.value) and not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_values_that_are_not_numbers_name_the_file(tiny, tmp_path, split):
+    data = tmp_path / "data"
+    shutil.copytree(tiny, data)
+    path = data / "features" / "cqt.npy"
+    values = np.load(path)
+    values[{"training": 0, "test": -1}[split], 3, 3] = np.nan
+    np.save(path, values)
+    with pytest.raises(DataError, match="cqt.npy holds values that are not numbers"):
+        train(data, tmp_path, feature="cqt", epochs=1)
+
+
 if __name__ == "__main__":
     one_of_two_processes(*map(Path, sys.argv[1:]))
