@@ -244,6 +244,9 @@ def _results(rows, workers, setup):
         with threadpool_limits(1):
             yield from map(_process, rows)
         return
+    # numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
+    # other's files, and what loads them crashes. So it is done here, before there are workers.
+    extract(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, setup) as pool:
         try:
             for start in range(0, len(rows), BATCH):

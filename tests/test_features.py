@@ -492,3 +492,11 @@ def test_a_finished_cache_is_read_without_audio_and_without_writing(small, cache
     index = features.fill_cache(data, ["cqt", "mfcc"], progress=False)
     assert (index["status"] == "ok").any()
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (data / "features").iterdir()) == before
+
+
+def test_first_use_by_two_processes_leaves_librosa_whole(small, tmp_path):
+    fresh = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")}      # as after installation
+    command = [sys.executable, "features.py", "--data-dir", str(small), "--features-dir", str(tmp_path / "features")]
+    subprocess.run([*command, "--workers", "2", "--features", "chroma_stft"], cwd=ROOT, env=fresh, check=True)
+    code = "import librosa, numpy as np; librosa.estimate_tuning(S=np.random.rand(513, 9))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=fresh, check=True)
