@@ -307,6 +307,7 @@ def main(argv=None):
     if world()[0] == 0:
         print(runs.report(run_dir))
     if world()[1] > 1:
+        dist.barrier()                  # one that leaves while another still talks to it is aborted
         dist.destroy_process_group()
 
 

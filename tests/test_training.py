@@ -3,6 +3,7 @@
 Started by torchrun, this file is the two processes of the data parallel tests (at its end).
 """
 
+import gc
 import itertools
 import json
 import os
@@ -598,6 +599,8 @@ def one_of_two_processes(data, out):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / "training.py"), run_name="__main__")
     torch.save(result | {"status": end.value.code}, out / f"rank{rank}.pt")
+    gc.collect()                                # no network may outlive the group that its gradients are shared in
+    dist.barrier()
     destroy()
 
 
