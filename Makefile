@@ -1,14 +1,14 @@
-# Everything runs in .venv, which the first target makes from requirements.txt and constraints.txt.
+# Everything runs in .venv, which the first target makes from requirements-dev.txt and constraints.txt.
 PYTHON ?= python3
 RUN := .venv/bin/python
 DATA_DIR ?=
 DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test data features notebooks bench lint
+.PHONY: demo test data features notebooks badges bench lint
 
-.venv/.installed: requirements.txt constraints.txt
+.venv/.installed: requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 demo: .venv/.installed
@@ -27,6 +27,9 @@ features: .venv/.installed
 
 notebooks: .venv/.installed
 	DATA_DIR="$(DATA_DIR)" TQDM_DISABLE=1 PUBLISH=1 $(RUN) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+badges:
+	$(PYTHON) notebooks/badges.py $(REPO)
 
 bench: .venv/.installed
 	$(RUN) benchmarks/extraction.py $(DATA)

@@ -1,0 +1,110 @@
+"""In JupyterLab, in a real browser, a notebook runs from the first cell to the last, and can be seen and heard."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebooks" / "features_to_npy.ipynb"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},                        # else only cells in sight are there
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},     # else it asks
+}
+MINUTES = 60_000        # in playwright's milliseconds; the waits are for busy machines
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+DONE = """error => document.querySelector(error)
+    || [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /\\d/.test(p.textContent))"""
+
+
+@pytest.fixture
+def page():
+    """A page of the browser that is installed."""
+    with playwright.sync_playwright() as driver:
+        program = next(filter(None, map(shutil.which, BROWSERS)), driver.chromium.executable_path)
+        if not Path(program).exists():
+            pytest.skip("no browser here: install Chromium, or run `.venv/bin/playwright install chromium`")
+        browser = driver.chromium.launch(executable_path=program, timeout=2 * MINUTES)
+        page = browser.new_page(viewport={"width": 1200, "height": 1600})
+        page.set_default_timeout(3 * MINUTES)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def lab(demo, tmp_path):
+    """Address and token of a JupyterLab on a copy of the modules and of a notebook, whose outputs are taken away."""
+    study = tmp_path / "study"
+    (study / "notebooks").mkdir(parents=True)
+    for module in ROOT.glob("*.py"):
+        shutil.copy(module, study)
+    notebook = nbformat.read(NOTEBOOK, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, study / "notebooks" / NOTEBOOK.name)
+    for name, values in SETTINGS.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",     # nobody's own
+               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "share", "JUPYTER_RUNTIME_DIR": "runtime",
+               "IPYTHONDIR": "ipython"}
+    environment = os.environ | {name: str(tmp_path / folder) for name, folder in folders.items()}
+    environment["DATA_DIR"] = str(demo)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={study}"]
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, cwd=study, stdout=log, stderr=log)
+    try:
+        yield wait_for_server(server, tmp_path)
+    finally:
+        server.terminate()      # it ends its kernels
+        server.wait(60)
+
+
+def wait_for_server(server, folder, seconds=180):
+    """Address and token that a server writes down once it listens, on whichever port was free."""
+    for _ in range(10 * seconds):
+        try:
+            info = json.loads((folder / "runtime" / f"jpserver-{server.pid}.json").read_text())
+            return info["url"], info["token"]
+        except (FileNotFoundError, ValueError):     # not there, or not written to its end
+            time.sleep(0.1)
+        if server.poll() is not None:
+            break
+    pytest.fail(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()[-2000:]}")
+
+
+def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
+    committed = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    url, token = lab
+    page.goto(f"{url}lab/tree/notebooks/{NOTEBOOK.name}?token={token}")
+    page.get_by_text("| Idle").wait_for()       # the kernel is connected, else JupyterLab asks for one
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(DONE, arg=ERROR, timeout=8 * MINUTES)
+    assert page.locator(ERROR).all_inner_texts() == []
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+    assert [int(re.sub(r"\D", "", text)) for text in prompts] == list(range(1, len(committed) + 1))
+
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    widths = page.locator(".jp-OutputArea-output img").evaluate_all("images => images.map(i => i.naturalWidth)")
+    figures = [o for cell in committed for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(widths) == len(figures) >= 3 and min(widths) > 0
+
+    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState || a.error)")
+    seconds = page.locator("audio").evaluate_all("players => players.map(a => a.duration || 0)")
+    assert seconds and min(seconds) > 1, "a player without sound"
+
+    page.locator("audio").first.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "notebook.png")
