@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figures import RUNS, new_figure, styled
+from figures import RUNS, genre_colours, new_figure, styled
 
 
 def player(y, sample_rate, data_dir, seconds=8):
@@ -36,6 +36,19 @@ def player(y, sample_rate, data_dir, seconds=8):
     return audio
 
 
+def listen(data_dir, track_id, subset="small", seconds=8):
+    """A player for the first seconds of a track, or a line of text where it may not be published or is not there."""
+    from IPython.display import HTML
+
+    from fma import audio_path
+    from transforms import Undecodable, read_audio
+
+    try:
+        return player(*read_audio(audio_path(data_dir, track_id, subset), seconds), data_dir, seconds)
+    except Undecodable:
+        return HTML(f"<em>No sound of track {track_id} is at hand.</em>")
+
+
 @styled
 def plot_waveform(y, sample_rate):
     """Amplitude of a clip over time, its least and greatest value in each of 1,500 pieces."""
@@ -44,6 +57,84 @@ def plot_waveform(y, sample_rate):
     seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
     axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces], color=RUNS[0], linewidth=0)
     axes.set(xlabel="time (s)", ylabel="amplitude", xlim=(0, seconds[-1]), ylim=(-1.05, 1.05))
+    return figure
+
+
+@styled
+def plot_waveforms(clips):
+    """Waveforms below each other, in the colours of their genres.
+
+    Parameters
+    ----------
+    clips : dict of str to (ndarray, int)
+        Genre to samples and sample rate (Hz).
+    """
+    figure, panels = new_figure(7.6, 0.72 * len(clips) + 0.6, rows=len(clips))
+    longest = max(len(y) / sample_rate for y, sample_rate in clips.values())
+    for axes, (genre, (y, sample_rate)) in zip(np.atleast_1d(panels), clips.items(), strict=True):
+        pieces = np.array_split(np.asarray(y), min(1500, len(y)))
+        seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
+        axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces],
+                          color=genre_colours([genre])[genre], linewidth=0)
+        axes.set(xlim=(0, longest), ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
+        axes.set_ylabel(genre, rotation=0, ha="right", va="center", labelpad=4)
+    axes.set_xlabel("time (s); amplitude from −1 to 1")
+    return figure
+
+
+@styled
+def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
+    """All features of one clip, in two columns over one axis of time.
+
+    Parameters
+    ----------
+    features : dict of str to array, (bins, frames)
+        As `transforms.extract` gives them; with the six of the study, chroma stands on the right.
+    sample_rate, hop_length : see `plot_feature`
+    title : str, optional
+    """
+    left = [name for name in features if not name.startswith("chroma")]
+    right = [name for name in features if name.startswith("chroma")]
+    if len(left) != len(right):                     # not the study's six: as they come
+        left, right = list(features)[::2], list(features)[1::2]
+    figure, panels = new_figure(7.6, 2.3 * len(left) + (0.3 if title else 0), columns=2, rows=len(left))
+    panels = np.reshape(panels, (-1, 2))
+    for column, names in zip(panels.T, (left, right), strict=True):
+        for axes, name in zip(column, names, strict=False):
+            plot_feature(features[name], name, sample_rate, hop_length, axes=axes)
+            if axes is not column[len(names) - 1]:
+                axes.set_xlabel("")
+        for axes in column[len(names):]:
+            axes.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@styled
+def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
+    """Average spectrum of each genre, a line each.
+
+    Parameters
+    ----------
+    spectra : dict of str to array, (bins,)
+        Genre to its mean over clips and time.
+    feature : str
+        Decides on the axis of frequency, as in `plot_feature`.
+    sample_rate : float, Hz
+    unit : str, optional
+        By default that of the feature.
+    """
+    figure, axes = new_figure(7.6, 3.4)
+    n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
+    for k, (genre, values) in enumerate(spectra.items()):
+        dashes = ("-", (0, (5, 1.5)))[k % 2]    # neighbours are not told apart by colour alone
+        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=dashes, label=genre)
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
+    axes.set_xticks(places, names)
+    axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

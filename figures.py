@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from evaluation import format_interval, genre_auc, macro_auc, roc_curve
+from evaluation import confusion_matrix, format_interval, genre_auc, macro_auc, roc_curve
 
 # One colour for each of FMA's top-level genres. Chosen to be told apart by readers of normal, red-blind and
 # green-blind sight alike, FMA-small's (the first eight) above all, and to be visible as lines on white.
@@ -48,8 +48,8 @@ def styled(plot):
     return drawn
 
 
-def new_figure(width, height, columns=1):
-    """A figure (inches) that draws itself in a notebook without pyplot, and its axes."""
+def new_figure(width, height, columns=1, rows=1):
+    """A figure (inches) that draws itself in a notebook without pyplot, and its axes; rows share the x axis."""
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
@@ -59,10 +59,10 @@ def new_figure(width, height, columns=1):
             return png.getvalue()
 
     figure = NotebookFigure(figsize=(width, height))
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns, sharex="col" if rows > 1 else False)
 
 
-def _no_axis_line(axes, axis):
+def no_axis_line(axes, axis):
     """Bars and rows of points stand by themselves: no line, no grid along ``axis``."""
     axes.grid(False, axis=axis)
     axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
@@ -155,11 +155,16 @@ def plot_roc(labels, probabilities, genres):
     genres : list of str, (classes,)
         A genre without clips is left out.
     """
+    figure, axes = new_figure(6.6, 4.6)
+    _draw_roc(axes, labels, probabilities, genres)
+    return figure
+
+
+def _draw_roc(axes, labels, probabilities, genres):
     areas = genre_auc(labels, probabilities)
     if len(genres) != len(areas):
         raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
     scores = np.asarray(probabilities).reshape(-1, len(genres))
-    figure, axes = new_figure(6.6, 4.6)
     colours = genre_colours(genres)
     for rank, k in enumerate(np.argsort(-areas)):  # NaN last
         if np.isnan(areas[k]):
@@ -173,7 +178,6 @@ def plot_roc(labels, probabilities, genres):
              xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
     axes.legend(title=f"area under the curve\n(mean {macro_auc(labels, probabilities):.3f})",
                 loc="center left", bbox_to_anchor=(1.02, 0.5))
-    return figure
 
 
 @styled
@@ -186,12 +190,17 @@ def plot_confusion(confusion, genres):
         Rows true, columns predicted, as `evaluation.confusion_matrix` counts.
     genres : list of str, (classes,)
     """
+    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
+    _draw_confusion(axes, confusion, genres)
+    return figure
+
+
+def _draw_confusion(axes, confusion, genres):
     counts = np.asarray(confusion)
     if counts.shape != (len(genres), len(genres)) or counts.size == 0:
         raise ValueError(f"a confusion matrix of shape {counts.shape} does not fit {len(genres)} genres")
     sizes = counts.sum(1)
     percent = 100 * counts / np.maximum(sizes, 1)[:, None]
-    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in zip(*counts.nonzero(), strict=True):  # an empty cell is easier to see than a 0
         ink = "white" if percent[row, column] > 65 else PLAIN
@@ -203,6 +212,14 @@ def plot_confusion(confusion, genres):
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set_title("per cent of the true genre; number below", fontsize=9, loc="left")
+
+
+@styled
+def plot_roc_and_confusion(labels, probabilities, genres):
+    """ROC curves and confusion matrix of one run, beside each other; parameters as for `plot_roc`."""
+    figure, (left, right) = new_figure(12.6, max(4.6, 0.52 * len(genres) + 1.4), columns=2)
+    _draw_roc(left, labels, probabilities, genres)
+    _draw_confusion(right, confusion_matrix(labels, np.argmax(probabilities, 1), len(genres)), genres)
     return figure
 
 
@@ -239,7 +256,7 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6))
-    _no_axis_line(axes, "y")
+    no_axis_line(axes, "y")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
@@ -268,7 +285,7 @@ def plot_genre_accuracy(summary, chance=None):
         axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
     axes.set_yticks(range(len(rows)), [f"{genre} ({row['clips']})" for genre, row in rows.items()])
     axes.set(xlabel="clips recognised (%), line: 95 % interval", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
-    _no_axis_line(axes, "y")
+    no_axis_line(axes, "y")
     return figure
 
 
@@ -296,3 +313,58 @@ def plot_embedding(points, labels, genres):
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return figure
+
+
+@styled
+def plot_panels(labels, scores, genres, kind="roc"):
+    """Several models, a small panel each: what a table of figures hides.
+
+    Parameters
+    ----------
+    labels : array of int, (clips,)
+    scores : dict of str to array, (clips, classes)
+        Name of a model to its probabilities, or other scores, of one run.
+    genres : list of str, (classes,)
+    kind : {"roc", "confusion"}
+        ROC curves of each genre against the others with their mean area, or the confusion matrix with its accuracy:
+        the darker, the more of the true genre's clips (row) were given this name (column).
+    """
+    if kind not in ("roc", "confusion") or not scores:
+        raise ValueError(f'kind {kind!r} must be "roc" or "confusion", and scores of one model at least')
+    labels, colours = np.asarray(labels), genre_colours(genres)
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    figure, panels = new_figure(7.6, 1.75 * rows + 0.8, columns, rows)
+    panels = np.atleast_1d(panels).ravel()
+    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+        if kind == "roc":
+            _small_roc(axes, labels, np.asarray(values), colours)
+            title = f"{macro_auc(labels, values):.3f}"
+        else:
+            counts = confusion_matrix(labels, np.asarray(values).argmax(1), len(genres))
+            axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            title = f"{100 * np.trace(counts) / counts.sum():.1f} %"
+        axes.set_title(f"{name}  {title}", fontsize=8.5)
+        axes.grid(kind == "roc")
+    for axes in panels[len(scores):]:
+        axes.set_visible(False)
+    if kind == "roc":
+        for k, axes in enumerate(panels):
+            axes.tick_params(labelleft=k % columns == 0)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(genres)))
+        figure.supxlabel("clips of other genres taken for it (%)", fontsize=9)
+        figure.supylabel("clips of the genre found (%)", fontsize=9)
+    else:
+        figure.supxlabel("predicted, from left: " + ", ".join(genres), fontsize=9)
+        figure.supylabel("true, the same from above", fontsize=9)
+    return figure
+
+
+def _small_roc(axes, labels, scores, colours):
+    for k, (genre, colour) in enumerate(colours.items()):
+        if (labels == k).any() and not (labels == k).all():
+            false_alarms, hits, _ = roc_curve(labels == k, scores[:, k])
+            axes.plot(100 * false_alarms, 100 * hits, color=colour, linewidth=1, label=genre)
+    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=0.8)
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100), aspect="equal")

@@ -11,6 +11,7 @@ A data folder is laid out as FMA ships it; any collection in that layout works:
 
 import argparse
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ COLUMNS = {
     ("set", "split"): "split",
     ("set", "subset"): "subset",
     ("track", "genre_top"): "genre",
+    ("track", "genres"): "genre_ids",
     ("track", "title"): "title",
     ("track", "listens"): "listens",
     ("track", "duration"): "duration",
@@ -146,6 +148,65 @@ def load_tracks(data_dir, subset="small"):
         others = some(tracks["subset"].dropna().unique()) or "none at all"
         raise DataError(f"{path} has no track of subset {subset}, but of {others}: choose another, or mend that column")
     return tracks[wanted]
+
+
+def load_genres(data_dir):
+    """Read the tree of genres, ``genres.csv``.
+
+    Parameters
+    ----------
+    data_dir : path-like
+
+    Returns
+    -------
+    genres : DataFrame, indexed by genre_id
+        Columns title, parent (0 at the top) and top_level (the id of the root). Empty where there is no such
+        file: a collection needs none.
+    """
+    path, columns = Path(data_dir) / "fma_metadata" / "genres.csv", ["title", "parent", "top_level"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="genre_id", dtype=int))
+    try:
+        genres = pd.read_csv(path).set_index("genre_id")[columns]
+    except (KeyError, ValueError) as error:     # pandas' own are ValueErrors
+        raise DataError(f"{path} is not a table of genre_id, {', '.join(columns)}: delete it or fetch FMA's") from error
+    return genres
+
+
+def sub_genres(tracks, genres):
+    """The finer genres that artists gave their tracks, those below the top level.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        From `load_tracks`.
+    genres : DataFrame
+        From `load_genres`.
+
+    Returns
+    -------
+    names : Series of str, indexed by track_id
+        A line for each track and sub-genre; empty where the metadata has none.
+    """
+    if "genre_ids" not in tracks:
+        return pd.Series([], index=tracks.index[:0], dtype=str, name="sub_genre")
+    ids = tracks["genre_ids"].fillna("[]").map(json.loads).explode().dropna().astype(int)
+    ids = ids[ids.isin(genres.index[genres["parent"] != 0])]
+    return ids.map(genres["title"]).astype(str).rename("sub_genre")
+
+
+def effective_number(names):
+    """How many equally frequent names would be as varied: 1 / Σ share² (Hill 1973, order 2).
+
+    It is the reciprocal of the chance that two draws have the same name.
+
+    Examples
+    --------
+    >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
+    (4.0, 1.06)
+    """
+    counts = pd.Series(names).value_counts()
+    return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
 
 
 def artists_of(tracks):

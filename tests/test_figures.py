@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import evaluation as ev
 import feature_figures as ff
 import figures as fg
+import metadata_figures as mf
 
 ROOT = Path(__file__).resolve().parents[1]
 GENRES = ["Electronic", "Experimental", "Folk", "Hip-Hop", "Instrumental", "International", "Pop", "Rock"]
@@ -141,6 +143,34 @@ def test_genre_accuracy_takes_a_summary(save):
     assert len(save(fg.plot_genre_accuracy(summary)).axes[0].patches) == 1
 
 
+TRACKS = pd.DataFrame({
+    "genre": ["Folk"] * 10 + ["Rock"] * 4, "split": ["training"] * 5 + ["test"] * 9,
+    "artist_id": [1, 1, 1, 1, 2] + [3] * 4 + [4] + [5, 6, 7, 8],
+    "artist": ["a"] * 5 + ["The Band"] * 4 + ["d"] + ["x"] * 4,
+    "released": ["2008-11-26", "2009", None] + ["2011-01-01 00:00:00"] * 11, "listens": [0, 10, None, *range(11)],
+})
+
+
+def test_splits_count_tracks_and_artists(save):
+    tracks, artists = save(mf.plot_splits(TRACKS)).axes
+    assert tick_names(tracks.yaxis) == ["Rock", "Folk"]             # the first on top
+    assert [text.strip() for text in texts(tracks)] == ["4", "10"] and artists.get_xlabel() == "number of artists"
+    assert [text.strip() for text in texts(artists)] == ["4", "4"]
+
+
+def test_artist_shares_name_who_fills_a_genre(save):
+    axes = save(mf.plot_artist_shares(TRACKS[TRACKS["split"] == "test"])).axes[0]
+    assert texts(axes) == ["The Band", "2", "1.5", "x", "4", "4.0", "artists", "effective"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([80, 20, 25, 25, 25, 25])
+    save(mf.plot_artist_shares(TRACKS[["genre"]]))                  # unknown artists stand alone
+
+
+def test_years_and_plays(save):
+    years, plays = save(mf.plot_years_and_plays(TRACKS)).axes
+    assert {round(bar.get_x() + 0.4): bar.get_height() for bar in years.patches} == {2008: 1, 2009: 1, 2011: 11}
+    assert plays.get_xscale() == "log" and tick_names(plays.yaxis) == ["Rock", "Folk"]
+
+
 def test_embedding_colours_points_by_genre(save):
     points = RNG.normal(size=(160, 2))
     scatter = save(fg.plot_embedding(points, LABELS, GENRES)).axes[0].collections[0]
@@ -178,6 +208,29 @@ def test_a_feature_can_be_drawn_beside_others(save):
     for axes, feature in zip(figure.subplots(2), ("cqt", "mfcc"), strict=True):
         assert ff.plot_feature(RNG.random((20, 30)), feature, axes=axes) is figure
     save(figure)
+
+
+def test_features_of_a_clip_share_the_axis_of_time(save):
+    bins = {"cqt": 84, "chroma_cqt": 12, "chroma_cens": 12, "chroma_stft": 12, "mel_stft": 128, "mfcc": 20}
+    figure = save(ff.plot_features({name: RNG.random((n, 640)) for name, n in bins.items()}, title="a clip"))
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == ["cqt", "chroma_cqt", "mel_stft", "chroma_cens", "mfcc", "chroma_stft"]
+    assert all(axes.get_xlim() == pytest.approx((0, 640 * 1024 / 22050)) for axes in panels.values())
+    assert [name for name, axes in panels.items() if axes.get_xlabel()] == ["mfcc", "chroma_stft"]
+    figure = save(ff.plot_features({"cqt": RNG.random((84, 9)), "mfcc": RNG.random((20, 9)), "vggish": np.eye(9)}))
+    assert [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()] == [
+        "cqt", "mfcc", "vggish"]
+
+
+def test_waveforms_and_spectra_keep_the_colours_of_genres(save):
+    y = RNG.normal(0, 0.1, 22050)
+    figure = save(ff.plot_waveforms({"Folk": (y, 22050), "Rock": (y[:11025], 22050)}))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Folk", "Rock"]
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(1)         # the longest clip is seen whole
+    axes = save(ff.plot_spectra({"Folk": RNG.random(84), "Rock": RNG.random(84)}, "cqt")).axes[0]
+    assert [line.get_color() for line in axes.lines] == [fg.COLOURS["Folk"], fg.COLOURS["Rock"]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("note", "magnitude (dB)")
+    save(ff.plot_waveforms({"Rock": (y, 22050)}))
 
 
 def test_decibels_show_the_upper_eighty():

@@ -1,5 +1,6 @@
 """FMA's metadata: read as pandas reads it, refused in one line where it is broken, audited."""
 
+import doctest
 import os
 import subprocess
 import sys
@@ -117,6 +118,47 @@ def test_artists_are_those_of_the_file_and_unknown_ones_stand_alone(tmp_path):
     assert artists[0] == artists[1] and len(set(artists)) == 3
     write_tracks(tmp_path, [4, 5, 6, 7], NEEDED)
     assert len(set(artists_of(load_tracks(tmp_path)).tolist())) == 4
+
+
+# ---------------------------------------------------------------- the tree of genres
+
+
+def write_genres(data_dir, rows="12,9,0,Rock,12\n25,9,12,Punk,12\n109,9,25,Hardcore,12\n"):
+    path = data_dir / "fma_metadata" / "genres.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("genre_id,#tracks,parent,title,top_level\n" + rows)
+    return path
+
+
+def test_sub_genres_are_those_below_the_top(tmp_path):
+    write_genres(tmp_path)
+    ids = ["[12, 25]", "[12]", "[]", "[109, 777]", None]
+    write_tracks(tmp_path, [4, 5, 6, 7, 8], NEEDED | {("track", "genres"): ids})
+    names = fma.sub_genres(load_tracks(tmp_path), fma.load_genres(tmp_path))
+    assert list(names.items()) == [(4, "Punk"), (7, "Hardcore")]     # 777 is in no tree
+
+
+def test_a_collection_needs_no_tree(tmp_path):
+    write_tracks(tmp_path, [4, 5], NEEDED)
+    tracks, genres = load_tracks(tmp_path), fma.load_genres(tmp_path)
+    assert genres.empty and fma.sub_genres(tracks, genres).empty
+    assert fma.sub_genres(tracks.assign(genre_ids="[12]"), genres).empty
+    write_genres(tmp_path)
+    assert fma.sub_genres(tracks, fma.load_genres(tmp_path)).to_frame().join(tracks["genre"]).empty
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>\n", b"genre_id,title\n12,Rock\n", b"\xff\xfe\x00" * 50])
+def test_a_broken_tree_is_named_in_one_line(tmp_path, content):
+    path = write_genres(tmp_path)
+    path.write_bytes(content)
+    assert str(path) in the_error(fma.load_genres, tmp_path)
+
+
+def test_effective_number_counts_what_is_equally_frequent():
+    assert fma.effective_number(list("aabbcc")) == pytest.approx(3)
+    assert 1 < fma.effective_number(["Big"] * 91 + list("abcdefghi")) < 1.3
+    assert fma.effective_number([]) == 0
+    assert doctest.testmod(fma).failed == 0
 
 
 # ---------------------------------------------------------------- audit
