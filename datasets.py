@@ -145,7 +145,8 @@ class FeatureDataset:
 
     def __repr__(self):
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
-        return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]} ({self.scale}), {len(self.genres)} "
+        scale = f" ({self.scale})" if "power" in self.info else ""
+        return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]}{scale}, {len(self.genres)} "
                 f"genres, {counts}" + (" - SYNTHETIC" if self.name == "demo" else ""))
 
     def raw(self, rows):

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from evaluation import format_accuracy, format_interval, format_table, summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
@@ -45,11 +46,14 @@ for kind, second, every in (("resnet", 42.8, 44.8), ("densenet", 45.8, 46.7)):
 for model, figures in (("SequentialCRNN", (41.5, 40.1, 44.9, 43.4)), ("ParallelCRNN", (42.0, 44.9, 43.1, 41.6))):
     for k, reported in enumerate(figures):
         rnn, both = ("lstm", "gru")[k // 2], bool(k % 2)
-        EXPERIMENTS[f"cqt_{model[:-4].lower()}_{rnn}{'_bi' if both else ''}"] = {
-            "feature": "cqt", "model": model, "args": {"rnn": rnn, "bidirectional": both}, "reported": reported}
-EXPERIMENTS["cqt_bbnn"] = {"feature": "cqt", "model": "BBNN", "training": {"epochs": 100}, "reported": 51.1}
-EXPERIMENTS["mel_stft_bbnn_paper"] = {"feature": "mel_stft", "model": "BBNN", "args": {"variant": "paper"},
-                                      "training": {"epochs": 100}}
+        for feature, figure in (("cqt", reported), ("mel128", None)):
+            EXPERIMENTS[f"{feature}_{model[:-4].lower()}_{rnn}{'_bi' if both else ''}"] = {
+                "feature": feature, "model": model, "args": {"rnn": rnn, "bidirectional": both}, "reported": figure}
+for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
+    EXPERIMENTS[f"{feature}_bbnn"] = {"feature": feature, "model": "BBNN", "training": {"epochs": 100},
+                                      "reported": figure}
+    EXPERIMENTS[f"{feature}_bbnn_paper"] = {"feature": feature, "model": "BBNN", "args": {"variant": "paper"},
+                                            "training": {"epochs": 100}}
 
 # make demo: one of each family, with a schedule that takes a laptop minutes.
 DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
@@ -105,7 +109,7 @@ def summarise_runs(name, runs):
             "device": config["device"], "versions": config["versions"]}
 
 
-def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, **where):
+def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, **where):
     """Train an experiment with seeds 0, 1, ... and write its result.
 
     Parameters
@@ -119,6 +123,8 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
         Training settings that take precedence over the experiment's.
     results_dir : path-like, optional
         ``results`` by default.
+    seed : int
+        The first of the seeds.
     **where
         ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
 
@@ -133,32 +139,93 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     path = folder / f"{name}.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["test"]["seeds"] > repeats:
         raise DataError(f"{path} has more than {repeats} seed(s): pass --repeats as many, or another --results-dir")
-    runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": seed}, progress=progress, **where)[0]
-            for seed in range(repeats)]
+    runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": k}, progress=progress, **where)[0]
+            for k in range(seed, seed + repeats)]
     result = summarise_runs(name, runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
     return result
 
 
+def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", **where):
+    """Train several experiments on one schedule, as the notebooks do: one cycle, test watched every fifth epoch.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Keys of `EXPERIMENTS`.
+    data_dir : path-like
+    epochs : int
+        Passes over the training clips.
+    repeats : int or None
+        Number of seeds; None: as many as the result there has, or one.
+    seed : int
+        The first of the seeds.
+    runs_dir : path-like, optional
+        Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
+    results_dir : path-like
+
+    Returns
+    -------
+    results : dict of str to dict
+        Name to what `run_experiment` gives.
+    runs : dict of str to list of Path
+        Name to its runs, one for each seed.
+    """
+    settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
+    runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
+    folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
+    for name in tqdm(names, unit="experiment", leave=False):
+        there = folder / f"{name}.json"
+        seeds = repeats or (len(json.loads(there.read_text(encoding="utf-8"))["seeds"]) if there.is_file() else 1)
+        results[name] = run_experiment(name, data_dir, seeds, settings, results_dir, seed=seed, runs_dir=runs_dir,
+                                       **where)
+    return results, {name: [runs_dir / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
+                     for name, result in results.items()}
+
+
 def results_table(results):
     """The table of some results, as Markdown, with a line that says on what it was measured."""
     columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC",
                "seconds"]
-    rows = [[r["experiment"], r["config"]["model"]["class"], r["config"]["feature"], f"{r['parameters']:,}",
+    rows = [[r["experiment"], r["config"]["model"]["class"], _feature(r["config"]),
+             None if r["parameters"] is None else f"{r['parameters']:,}",
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
              format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
-             f"{np.mean([s['seconds'] for s in r['seeds']]):.0f}"] for r in results]
+             _seconds(np.mean([s["seconds"] for s in r["seeds"]]))] for r in results]
     clips, artists, seeds = (some(sorted({r["test"][what] for r in results})) for what in ("clips", "artists", "seeds"))
+    trained = [r for r in results if r["seeds"][0]["epoch"] is not None]        # the others are baselines, and have
+    absent = () if trained else ("parameters", "test_max %")                    # neither epochs nor these
     name, note = results[0]["dataset"], ""
     if name.startswith("fma_"):         # the original's figures beside its protocol; both choose the epoch on test
-        columns += ["test_max %", "reported %"]
-        note = " test_max and the original's reported figures: best test accuracy over saved epochs, not comparable."
-        for row, r in zip(rows, results, strict=True):
+        reported = [_reported(r) for r in results]
+        columns += ["test_max %"] + ["reported %"] * any(reported)
+        note = (f" test_max{' and the original’s reported figures' * any(reported)}: best test accuracy over saved "
+                "epochs, not comparable.")
+        if len(trained) < len(results):
+            note = (note if trained else "") + (" The original's baselines: all 518 statistics, standardised over "
+                                                "training, validation and test together.")
+        for row, r, figure in zip(rows, results, reported, strict=True):
             best = [s["test_max"] for s in r["seeds"]]
-            row += [None if None in best else mean_and_sd(best), EXPERIMENTS[r["experiment"]].get("reported")]
+            row += [None if None in best else mean_and_sd(best)] + [figure] * any(reported)
+    kept = [k for k, column in enumerate(columns) if column not in absent]
+    rows, columns = [[row[k] for k in kept] for row in rows], [columns[k] for k in kept]
     return (format_table(rows, columns) + f"\n\nMeasured on {TITLES.get(name, name)}; {clips} test clips of "
-            f"{artists} artists, {seeds} seed(s), epoch chosen on validation, interval over artists.{note}")
+            f"{artists} artists, {seeds} seed(s), {'epoch chosen on validation, ' if trained else ''}"
+            f"interval over artists.{note}")
+
+
+def _feature(config):
+    columns = config["feature_parameters"].get("columns")       # which baselines' have
+    return config["feature"] if columns is None else f"{config['feature']} ({columns})"
+
+
+def _seconds(seconds):
+    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
+
+
+def _reported(result):
+    return result["reported"] if "reported" in result else EXPERIMENTS[result["experiment"]].get("reported")
 
 
 def mean_and_sd(values):
@@ -195,9 +262,9 @@ def save_intervals(results, path):
 
 
 def load_results(folder):
-    """The results in a folder, in the order of `EXPERIMENTS`."""
+    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`."""
     results = []
-    for path in (Path(folder) / f"{name}.json" for name in EXPERIMENTS):
+    for path in [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{n}.json" for n in EXPERIMENTS)]:
         try:
             if path.is_file():
                 results.append(json.loads(path.read_text(encoding="utf-8")))

@@ -9,8 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = {   # parameters with which a notebook takes seconds
+    "exploration": {},
     "features_to_npy": {},
+    "chroma_cnn_architecture": {"epochs": 2, "repeats": 1},
+    "mel_cnn_architecture": {"epochs": 2},
     "cqt_cnn_architecture": {"epochs": 2, "repeats": 1},
+    "crnn_architecture": {"epochs": 1, "feature": "mel128"},
+    "bbnn_architecture": {"epochs": 1, "reference_epochs": 2},
 }
 SOMEONES_FOLDER = re.compile(r"(?<![\w./])/(?:home|root|Users|work|tmp|mnt|content|usr|opt)/")
 
@@ -33,6 +38,22 @@ def test_committed_notebook_can_be_shown(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error"]
     assert not [o for o in outputs if o.get("name") == "stderr"], "a warning is shown to the reader"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_says_with_what_it_was_made(path):
+    printed = ["".join(o["text"]) for cell in cells(path) for o in cell["outputs"] if o.get("name") == "stdout"]
+    printed = printed[0] if printed else ""
+    assert re.search(r"\d+ (tracks|genres)", printed), "no line on the data set"
+    assert re.search(r"'torch': '\d", printed), "no versions"
+    assert re.search(r"\b(cpu|cuda|mps)\b(?!')", printed), "no device"
+
+
+def test_notebooks_begin_alike():
+    """Parameters, then one setup cell: what is mended in one is mended in all."""
+    assert not [path.name for path in NOTEBOOKS if "data_dir = " not in "".join(cells(path)[0]["source"])]
+    setups = {re.sub('^REPOSITORY = "[^"]*"', "", "".join(cells(path)[1]["source"]), flags=re.M) for path in NOTEBOOKS}
+    assert len(setups) == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

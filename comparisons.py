@@ -1,0 +1,137 @@
+"""Several experiments side by side: what a notebook asks of them once they are trained."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from cnn_models import layer_table
+from evaluation import compare, holm
+from experiments import EXPERIMENTS
+from fma import DataError
+from runs import load_probabilities
+from training import MODELS
+
+SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear")
+
+
+def layers(name, dataset, shown=SHOWN):
+    """What the network of an experiment is made of, at the size of a data set's clips.
+
+    Parameters
+    ----------
+    name : str
+        A key of `EXPERIMENTS`.
+    dataset : FeatureDataset
+    shown : sequence of str
+        Kinds of layers to list; norms, activations and dropouts are left out by default.
+
+    Returns
+    -------
+    DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, a row per layer;
+        the last row counts every parameter, of the layers not shown as well.
+    """
+    row = EXPERIMENTS[name]
+    network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
+    table = pd.DataFrame(layer_table(network, *dataset.shape),
+                         columns=["name", "layer", "kernel", "output", "parameters"])
+    total = table["parameters"].sum()
+    table = table[table["layer"].isin(shown)].astype({"kernel": object}).fillna({"kernel": ""})
+    table = table.set_index("name").rename_axis(None)
+    table["kernel"] = [" × ".join(map(str, k)) for k in table["kernel"]]
+    table["output"] = [" × ".join(map(str, o)) for o in table["output"]]
+    table.loc["all"] = ["", "", "", total]
+    return table
+
+
+def compare_runs(runs, pairs=None):
+    """Test pairs of experiments on the same test clips, and correct for their number.
+
+    Parameters
+    ----------
+    runs : dict of str to list of Path
+        Experiment to its finished runs, one for each seed, as `experiments.run_experiments` gives.
+    pairs : list of (str, str), optional
+        All by default.
+
+    Returns
+    -------
+    DataFrame, a row per pair: ``difference`` of mean accuracy in points and its 95 % ``interval`` over artists,
+        ``a_only`` and ``b_only`` (clips that one alone gets right, from probabilities averaged over seeds),
+        McNemar's ``p``, and ``p (Holm)`` after correction for the number of pairs.
+    """
+    tests = {name: [load_probabilities(run) for run in paths] for name, paths in runs.items()}
+    scores = {name: np.stack([test["probabilities"] for test in seeds]) for name, seeds in tests.items()}
+    one = next(iter(tests.values()))[0]
+    for name, seeds in tests.items():
+        if any(not np.array_equal(test["tracks"], one["tracks"]) for test in seeds):
+            raise DataError(f"{name} was tested on other clips than {next(iter(tests))}: train it on the same data")
+    pairs = list(combinations(runs, 2)) if pairs is None else pairs
+    found = [compare(one["labels"], scores[a], scores[b], one["artists"]) for a, b in pairs]
+    table = pd.DataFrame({
+        "difference": [round(100 * f["difference"], 1) for f in found],
+        "interval": [" to ".join(f"{100 * end:+.1f}" for end in f["interval"]) for f in found],
+        "a_only": [f["a_only"] for f in found], "b_only": [f["b_only"] for f in found],
+        "p": [round(f["p_value"], 4) for f in found],
+        "p (Holm)": np.round(holm([f["p_value"] for f in found]), 4),
+    }, index=[f"{a} − {b}" for a, b in pairs])
+    return table
+
+
+def verdicts(table, level=0.05):
+    """The result of `compare_runs` in sentences, one for each pair that differs, or one that says none does."""
+    real = table[table["p (Holm)"] < level]
+    lines = [f"{pair}: {row['difference']:+.1f} points (p {p} after correction)" for (pair, row), p in
+             zip(real.iterrows(), (f"= {p:.3f}" if p >= 0.0005 else "< 0.001" for p in real["p (Holm)"]), strict=True)]
+    rest = len(table) - len(real)
+    return "\n".join([*lines, f"{rest} of {len(table)} pairs cannot be told apart on these clips"] if rest else lines)
+
+
+def optimism(results):
+    """Test accuracy by protocol, for each run: of the epoch that validation chose, and the best one on test.
+
+    Parameters
+    ----------
+    results : dict of str to dict
+        As `experiments.run_experiments` gives; runs in which test was not watched are left out.
+
+    Returns
+    -------
+    DataFrame with columns network, seed, chosen on validation, best of the saved epochs (both in per cent)
+    """
+    rows = [(name, s["seed"], round(100 * s["test"], 1), round(100 * s["test_max"], 1))
+            for name, result in results.items() for s in result["seeds"] if s["test_max"] is not None]
+    return pd.DataFrame(rows, columns=["experiment", "seed", "chosen on validation", "best of the saved epochs"])
+
+
+def best_on_validation(results):
+    """Name of the experiment of highest mean validation accuracy: test may not choose."""
+    return max(results, key=lambda name: np.mean([s["validation"] for s in results[name]["seeds"]]))
+
+
+def surest_mistakes(run, tracks, most=5):
+    """The test clips of which a run was surest, and wrong: at most one for each artist.
+
+    Parameters
+    ----------
+    run : Path
+        A finished run.
+    tracks : DataFrame
+        Metadata by track id, as ``FeatureDataset.tracks``; ``artist`` and ``title`` are shown if they are there.
+    most : int
+
+    Returns
+    -------
+    DataFrame by track id, surest first: artist, title, true genre, predicted genre, its probability in per cent
+    """
+    test = load_probabilities(run)
+    said = test["probabilities"].argmax(1)
+    sureness = test["probabilities"].max(1)
+    wrong = np.flatnonzero(said != test["labels"])
+    order = wrong[np.argsort(-sureness[wrong], kind="stable")]
+    first = sorted(np.unique(test["artists"][order], return_index=True)[1])[:most]
+    order = order[first]
+    names = [column for column in ("artist", "title") if column in tracks]
+    return tracks.loc[test["tracks"][order], names].assign(
+        true=test["genres"][test["labels"][order]], predicted=test["genres"][said[order]],
+        **{"probability %": (100 * sureness[order]).round().astype(int)})
