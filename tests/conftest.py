@@ -12,7 +12,7 @@ import soundfile
 import demo as corpus
 import features
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 FAULTS = {track["fault"]: i for i, track in corpus.TRACKS.items() if track["fault"]}
 
 

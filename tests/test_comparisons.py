@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_training import make_collection
+from synthetic import make_collection
 
 import comparisons
 import evaluation

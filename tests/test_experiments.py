@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_training import make_collection
+from synthetic import make_collection
 
 import experiments
 import runs
