@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from evaluation import format_accuracy, format_interval, format_table, summarise
-from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
+from fma import SUBSETS, DataError, dataset_name, find_data, progress_bar, run_command, some
 from runs import load_config, load_history, load_probabilities, save_whole, selected
 
 # feature: (FrequencyCNN, TemporalCNN, SquareCNN), as the original study reports them: the best test accuracy
@@ -175,7 +174,7 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
     folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
-    for name in tqdm(names, unit="experiment", leave=False):
+    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
         there = folder / f"{name}.json"
         seeds = repeats or (len(json.loads(there.read_text(encoding="utf-8"))["seeds"]) if there.is_file() else 1)
         results[name] = run_experiment(name, data_dir, seeds, settings, results_dir, seed=seed, runs_dir=runs_dir,

@@ -1,6 +1,7 @@
 """The feature cache: every clip of a collection, as arrays that a network can be trained on.
 
     python features.py --data-dir data/demo
+    python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
 
 Clips are shared out over processes, which write each its own rows of one array per feature. Killed at
 any moment, the same command goes on where it stopped and ends in the same bytes: arrays grow in
@@ -25,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from datasets import STATUSES, load_index
-from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, run_command, some
+from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
+from track_statistics import STATISTICS, track_statistics
 from transforms import (
     FEATURES,
     HOP_LENGTH,
@@ -41,23 +42,25 @@ from transforms import (
     read_audio,
 )
 
+ARRAYS = {**FEATURES, "statistics": STATISTICS}     # all that a cache can hold
 BATCH = 512     # clips handed to the processes at a time: memory does not grow with the collection
 
 
 def describe(name, n_tracks):
     """What ``<name>.json`` says of an array: its layout, unit, every parameter, and library versions."""
-    given = {k: v for k, v in FEATURES[name].items() if k not in ("bins", "axis", "frames_kept")}
+    given = {k: v for k, v in ARRAYS[name].items() if k not in ("bins", "axis", "frames_kept")}
     return {
         "feature": name,
-        "shape": [n_tracks, FEATURES[name]["bins"], FEATURES[name].get("frames_kept", N_FRAMES)],
+        "shape": [n_tracks, ARRAYS[name]["bins"], ARRAYS[name].get("frames_kept", N_FRAMES)],
         "dtype": "float16",
-        "axes": ["track", FEATURES[name]["axis"], "frame"],
+        "axes": ["track", ARRAYS[name]["axis"], "frame"],
         "scale": 1.0,
         "offset": 0.0,
         **given,
         "rows": "features/index.csv",
         "value": "stored * scale + offset",
-        "versions": {lib: importlib.metadata.version(lib) for lib in ("librosa", "numpy", "soundfile", "soxr")},
+        "versions": {lib: importlib.metadata.version(lib)
+                     for lib in ("librosa", "numpy", "scipy", "soundfile", "soxr")},
     }
 
 
@@ -71,12 +74,13 @@ def clip_features(path, names=STUDY_FEATURES):
     ----------
     path : path-like
     names : sequence of str
+        Keys of `ARRAYS`.
 
     Returns
     -------
     status : {"ok", "short", "silent", "undecodable", "missing"}
     features : dict of str to ndarray, shape (bins, frames)
-        Cut to `N_FRAMES`, in the units of `FEATURES`.
+        Cut to `N_FRAMES`, in the units of `ARRAYS`; statistics have one frame.
     """
     if not os.path.isfile(path):
         return "missing", {}
@@ -88,7 +92,13 @@ def clip_features(path, names=STUDY_FEATURES):
         return "short", {}
     if np.abs(y).max() < SILENCE:
         return "silent", {}
-    return "ok", {name: x[:, :N_FRAMES] for name, x in extract(y, sample_rate, names).items()}
+    return "ok", {name: x[:, :N_FRAMES] for name, x in compute(y, sample_rate, names).items()}
+
+
+def compute(y, sample_rate, names):
+    """The arrays of one clip: `transforms.extract`, and its statistics as a single frame."""
+    found = extract(y, sample_rate, [name for name in names if name in FEATURES])
+    return found | ({"statistics": track_statistics(y, sample_rate)[:, None]} if "statistics" in names else {})
 
 
 _worker = {}    # what a worker process keeps between clips: paths, arrays, scale and offset
@@ -246,7 +256,8 @@ def _results(rows, workers, setup):
         return
     # numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
     # other's files, and what loads them crashes. So it is done here, before there are workers.
-    extract(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE)
+    compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE,
+            (*STUDY_FEATURES, *setup[-1]))
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, setup) as pool:
         try:
             for start in range(0, len(rows), BATCH):
@@ -265,7 +276,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     ----------
     data_dir : path-like
     names : sequence of str
-        Keys of `FEATURES`.
+        Keys of `ARRAYS`: the features, and "statistics".
     subset : str
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
@@ -321,8 +332,7 @@ def _compute(todo, status, known, journal, workers, progress, setup):
     if not todo:
         return
     workers = min(workers or cpu_count(), -(-len(todo) // 8))    # a process takes seconds to start
-    bar = tqdm(total=len(status) + len(todo), initial=len(status), unit="track", desc="features",
-               **({} if progress else {"disable": True}))       # else as TQDM_DISABLE says
+    bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in _results(todo, workers, setup):
             if known is not None and found != known["status"][row]:
@@ -348,8 +358,10 @@ def _finish(features_dir, infos, index):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Compute the features of every clip; goes on where it was stopped.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--features", nargs="+", default=STUDY_FEATURES, choices=FEATURES, metavar="NAME",
+    parser.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME",
                         help=f"which of {', '.join(FEATURES)} (default: all but mel128)")
+    parser.add_argument("--statistics", action="store_true",
+                        help="FMA's 518 track statistics, for baselines.py: these alone, or beside --features")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="where the cache goes (default: features in the data folder)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
@@ -357,7 +369,8 @@ def main(argv=None):
     if args.workers is not None and args.workers < 1:
         parser.error("--workers must be at least 1")
     data_dir, start = find_data(args.data_dir), time.perf_counter()
-    names = [name for name in FEATURES if name in args.features]
+    wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
+    names = [name for name in FEATURES if name in wanted] + ["statistics"] * args.statistics
     index = fill_cache(data_dir, names, args.subset, args.features_dir, args.workers)
     counts = Counter(index["status"])
     print(f"{args.features_dir or data_dir / 'features'}: {len(index)} tracks, "

@@ -56,6 +56,16 @@ def run_command(main):
         return 130
 
 
+def progress_bar(*args, show=True, **kwargs):
+    """tqdm's bar for the terminal or notebook; none if not `show`, or if TQDM_DISABLE is set.
+
+    (The bar for notebooks does not heed that variable by itself, and would stay in what is rendered.)
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(*args, **kwargs, disable=not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
+
+
 # ---------------------------------------------------------------- metadata
 
 

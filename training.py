@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm.auto import tqdm
 
 import runs
 from bbnn_models import BBNN
@@ -28,7 +27,7 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import FeatureDataset
 from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
-from fma import SUBSETS, DataError, find_data, run_command, some
+from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
@@ -155,9 +154,8 @@ def fit(model, dataset, settings, run_dir, progress=True):
     history = runs.load_state(run_dir, model, optimizer)
     network = join_processes(model) if size > 1 else model
     steps = -(-len(dataset.rows["training"]) // settings.batch_size)
-    with tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
-              desc=f"{run_dir.parent.name} {run_dir.name}",
-              **({} if progress and rank == 0 else {"disable": True})) as bar:      # else as TQDM_DISABLE says
+    with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
+                      desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, model, dataset, optimizer, settings, len(history), bar))
             if rank == 0:

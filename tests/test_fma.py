@@ -291,3 +291,11 @@ def test_genres_that_look_like_numbers_are_names(tmp_path):
     columns = {("set", "split"): ["training"], ("set", "subset"): ["small"], ("track", "genre_top"): [1980, 1990]}
     write_tracks(tmp_path, [1, 2, 3, 4], columns)
     assert load_tracks(tmp_path)["genre"].tolist() == ["1980", "1990", "1980", "1990"]
+
+
+@pytest.mark.parametrize(("variable", "show", "hidden"), [("1", True, True), ("0", True, False), ("0", False, True)])
+def test_progress_bars_can_be_switched_off_from_outside(monkeypatch, capsys, variable, show, hidden):
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    with fma.progress_bar(total=3, show=show) as bar:
+        assert bar.disable is hidden
+    assert bool(capsys.readouterr().err) is not hidden

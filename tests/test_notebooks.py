@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = {   # parameters with which a notebook takes seconds
     "exploration": {},
     "features_to_npy": {},
+    "base_models": {"repeats": 1},
     "chroma_cnn_architecture": {"epochs": 2, "repeats": 1},
     "mel_cnn_architecture": {"epochs": 2},
     "cqt_cnn_architecture": {"epochs": 2, "repeats": 1},
@@ -38,6 +39,7 @@ def test_committed_notebook_can_be_shown(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error"]
     assert not [o for o in outputs if o.get("name") == "stderr"], "a warning is shown to the reader"
+    assert not [o for o in outputs if "widget" in str(o.get("data", {}).keys())], "a progress bar was left behind"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

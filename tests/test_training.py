@@ -17,6 +17,7 @@ import pytest
 import torch
 from synthetic import GENRES, ROOT, make_collection, quiet_environment
 from torch import nn
+from tqdm.auto import tqdm
 
 import devices
 import runs
@@ -96,8 +97,8 @@ def uninterrupted(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("owner, name, call", [
-    (training.tqdm, "update", 2),               # in the first epoch
-    (training.tqdm, "update", 8),               # in the third
+    (tqdm, "update", 2),               # in the first epoch
+    (tqdm, "update", 8),               # in the third
     (training, "predict", 3),                   # while it validates
     (runs, "save_weights", 2),
     (runs, "save_state", 2),                    # the weights are an epoch ahead of the state
@@ -116,7 +117,7 @@ def test_a_run_cut_off_anywhere_ends_in_the_same_bytes(tiny, tmp_path, uninterru
 
 def test_going_on_repeats_no_finished_epoch(tiny, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as once, pytest.raises(Cut):
-        cut(once, training.tqdm, "update", 8)               # three steps to an epoch: in the third
+        cut(once, tqdm, "update", 8)               # three steps to an epoch: in the third
         train(tiny, tmp_path)
     seen = []
     epoch = training.train_epoch
@@ -403,7 +404,7 @@ def test_going_on_with_another_cache_is_refused(tiny, tmp_path, change, word):
 ])
 def test_going_on_with_another_setting_or_network_is_refused(tiny, tmp_path, other, word):
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
-        cut(monkeypatch, training.tqdm, "update", 5)
+        cut(monkeypatch, tqdm, "update", 5)
         train(tiny, tmp_path)
     with pytest.raises(DataError, match=f"^{tmp_path}.*seed0 was begun with another {word}.*: delete it or pass"):
         train(tiny, tmp_path, **other)
@@ -436,7 +437,7 @@ def damage(path, content):
 @pytest.mark.parametrize("name", ["state.pt", "config.json"])
 def test_a_damaged_file_of_an_unfinished_run_is_one_line(tiny, tmp_path, name, content):
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
-        cut(monkeypatch, training.tqdm, "update", 5)
+        cut(monkeypatch, tqdm, "update", 5)
         train(tiny, tmp_path)
     path = next(tmp_path.rglob(name))
     damage(path, content)
@@ -470,7 +471,7 @@ class Bomb:
 @pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
 def test_a_state_from_a_stranger_cannot_run_code(tiny, tmp_path, save):
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Cut):
-        cut(monkeypatch, training.tqdm, "update", 5)
+        cut(monkeypatch, tqdm, "update", 5)
         train(tiny, tmp_path)
     save({"model": Bomb(tmp_path / "exploded")}, next(tmp_path.rglob("state.pt")))
     with pytest.raises(DataError, match="state.pt is damaged or of another network: delete"):
