@@ -37,7 +37,6 @@ from sklearn.svm import SVC, LinearSVC
 
 from datasets import load_index, open_feature
 from evaluation import summarise
-from experiments import results_table
 from fma import (
     SPLITS,
     SUBSETS,
@@ -51,6 +50,7 @@ from fma import (
     some,
 )
 from runs import is_finished, load_config, load_probabilities, save_probabilities, save_whole
+from tables import results_table
 
 LEVELS = ("feature", "statistics", "number")    # of the columns of FMA's features.csv
 
@@ -386,7 +386,7 @@ def main(argv=None):
     data = Statistics(find_data(args.data_dir), args.subset, args.features_dir)
     print(data)
     results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir)
-    print("\n" + results_table(list(results.values())))
+    print("\n" + results_table(list(results.values()), seconds=True))
 
 
 if __name__ == "__main__":

@@ -15,52 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import format_accuracy, format_interval, format_table, summarise
+from evaluation import format_table, summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, progress_bar, run_command, some
 from runs import load_config, load_history, load_probabilities, save_whole, selected
-
-# feature: (FrequencyCNN, TemporalCNN, SquareCNN), as the original study reports them: the best test accuracy
-# over saved epochs, in per cent.
-REPORTED = {
-    "cqt": (45.5, 39.3, 43.1),
-    "chroma_cqt": (36.0, 32.8, 33.5),
-    "chroma_cens": (31.6, 28.4, 29.9),
-    "chroma_stft": (37.6, 35.1, 35.5),
-    "mel_stft": (40.9, 36.8, 38.6),
-    "mel128": (None, None, None),
-}
-CNNS = {"frequency": "FrequencyCNN", "temporal": "TemporalCNN", "square": "SquareCNN"}
-
-# A row: feature, model (its class), args (of the class), training (settings that differ from Training's
-# defaults), reported (the original's figure, in per cent).
-EXPERIMENTS = {
-    f"{feature}_{short}": {"feature": feature, "model": model, "reported": reported}
-    for feature, figures in REPORTED.items()
-    for (short, model), reported in zip(CNNS.items(), figures, strict=True)
-}
-for kind, second, every in (("resnet", 42.8, 44.8), ("densenet", 45.8, 46.7)):
-    for place, blocks, reported in (("second", ("basic", kind, "basic", "basic"), second), ("all", (kind,) * 4, every)):
-        EXPERIMENTS[f"cqt_frequency_{kind}_{place}"] = {
-            "feature": "cqt", "model": "FrequencyCNN", "args": {"blocks": blocks}, "reported": reported}
-for model, figures in (("SequentialCRNN", (41.5, 40.1, 44.9, 43.4)), ("ParallelCRNN", (42.0, 44.9, 43.1, 41.6))):
-    for k, reported in enumerate(figures):
-        rnn, both = ("lstm", "gru")[k // 2], bool(k % 2)
-        for feature, figure in (("cqt", reported), ("mel128", None)):
-            EXPERIMENTS[f"{feature}_{model[:-4].lower()}_{rnn}{'_bi' if both else ''}"] = {
-                "feature": feature, "model": model, "args": {"rnn": rnn, "bidirectional": both}, "reported": figure}
-for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
-    EXPERIMENTS[f"{feature}_bbnn"] = {"feature": feature, "model": "BBNN", "training": {"epochs": 100},
-                                      "reported": figure}
-    EXPERIMENTS[f"{feature}_bbnn_paper"] = {"feature": feature, "model": "BBNN", "args": {"variant": "paper"},
-                                            "training": {"epochs": 100}}
-
-# make demo: one of each family, with a schedule that takes a laptop minutes.
-DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
-QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}
-QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for those whose steps take long
-
-TITLES = {"demo": "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music",
-          "fma_small": "FMA-small, official split", "emotify": "Emotify-400"}
+from study import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS
+from tables import load_results, results_table, save_figures, save_intervals, write_marked_tables
 
 
 def count_parameters(name, args):
@@ -183,97 +142,6 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
                      for name, result in results.items()}
 
 
-def results_table(results):
-    """The table of some results, as Markdown, with a line that says on what it was measured."""
-    columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC",
-               "seconds"]
-    rows = [[r["experiment"], r["config"]["model"]["class"], _feature(r["config"]),
-             None if r["parameters"] is None else f"{r['parameters']:,}",
-             mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
-             format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
-             _seconds(np.mean([s["seconds"] for s in r["seeds"]]))] for r in results]
-    clips, artists, seeds = (some(sorted({r["test"][what] for r in results})) for what in ("clips", "artists", "seeds"))
-    trained = [r for r in results if r["seeds"][0]["epoch"] is not None]        # the others are baselines, and have
-    absent = () if trained else ("parameters", "test_max %")                    # neither epochs nor these
-    name, note = results[0]["dataset"], ""
-    if name.startswith("fma_"):         # the original's figures beside its protocol; both choose the epoch on test
-        reported = [_reported(r) for r in results]
-        columns += ["test_max %"] + ["reported %"] * any(reported)
-        note = (f" test_max{' and the original’s reported figures' * any(reported)}: best test accuracy over saved "
-                "epochs, not comparable.")
-        if len(trained) < len(results):
-            note = (note if trained else "") + (" The original's baselines: all 518 statistics, standardised over "
-                                                "training, validation and test together.")
-        for row, r, figure in zip(rows, results, reported, strict=True):
-            best = [s["test_max"] for s in r["seeds"]]
-            row += [None if None in best else mean_and_sd(best)] + [figure] * any(reported)
-    kept = [k for k, column in enumerate(columns) if column not in absent]
-    rows, columns = [[row[k] for k in kept] for row in rows], [columns[k] for k in kept]
-    return (format_table(rows, columns) + f"\n\nMeasured on {TITLES.get(name, name)}; {clips} test clips of "
-            f"{artists} artists, {seeds} seed(s), {'epoch chosen on validation, ' if trained else ''}"
-            f"interval over artists.{note}")
-
-
-def _feature(config):
-    columns = config["feature_parameters"].get("columns")       # which baselines' have
-    return config["feature"] if columns is None else f"{config['feature']} ({columns})"
-
-
-def _seconds(seconds):
-    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
-
-
-def _reported(result):
-    return result["reported"] if "reported" in result else EXPERIMENTS[result["experiment"]].get("reported")
-
-
-def mean_and_sd(values):
-    """Mean and standard deviation over seeds, in per cent."""
-    return format_accuracy({"accuracy": np.mean(values),
-                            "accuracy_sd": np.std(values, ddof=1) if len(values) > 1 else None})
-
-
-def save_figures(result, runs_dir, folder):
-    """Curves, ROC and confusion matrix of an experiment, as PNG files."""
-    from figures import plot_confusion, plot_history, plot_roc
-
-    folder.mkdir(parents=True, exist_ok=True)
-    name, genres = result["experiment"], list(result["test"]["genres"])
-    runs = [Path(runs_dir) / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
-    test = load_probabilities(runs[0])
-    for kind, figure in (
-        ("history", plot_history([load_history(run) for run in runs], selected=[s["epoch"] for s in result["seeds"]])),
-        ("roc", plot_roc(test["labels"], test["probabilities"], genres)),
-        ("confusion", plot_confusion(result["test"]["confusion"], genres)),
-    ):
-        figure.savefig(folder / f"{name}_{kind}.png")
-
-
-def save_intervals(results, path):
-    """Accuracies of some results with their intervals, as a PNG file."""
-    from figures import plot_intervals
-
-    tests = [r["test"] for r in results]
-    figure = plot_intervals([r["experiment"] for r in results], [t["accuracy"] for t in tests],
-                            [t["interval"] for t in tests], chance=1 / len(tests[0]["genres"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def load_results(folder):
-    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`."""
-    results = []
-    for path in [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{n}.json" for n in EXPERIMENTS)]:
-        try:
-            if path.is_file():
-                results.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
-    if not results:
-        raise DataError(f"no results in {folder}: python experiments.py run NAMES")
-    return results
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description="List the study's experiments, run them, print their results.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -285,6 +153,7 @@ def main(argv=None):
     run.add_argument("--epochs", type=int)
     run.add_argument("--figures", action="store_true", help="save curves, ROC and confusion of each")
     table = commands.add_parser("table", help="print the results of a data set")
+    table.add_argument("--readme", metavar="FILE", help="write its marked tables anew from the results, instead")
     table.add_argument("--image", type=Path, metavar="PNG", help="draw the accuracies with their intervals, too")
     run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     run.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
@@ -301,6 +170,9 @@ def main(argv=None):
     quick = args.command == "run" and args.quick       # kept apart from the study's own runs
     runs_dir = args.runs_dir or ("runs/quick" if quick else "runs")
     results_dir = args.results_dir or ("runs/quick/results" if quick else "results")
+    if args.command == "table" and args.readme:
+        write_marked_tables(args.readme, results_dir)
+        return
     data_dir = find_data(args.data_dir)
     if args.command == "table":
         results = load_results(Path(results_dir) / dataset_name(data_dir, args.subset))
@@ -318,7 +190,7 @@ def main(argv=None):
         settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
         results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, runs_dir=runs_dir,
                                       subset=args.subset, features_dir=args.features_dir, device=args.device))
-    print("\n" + results_table(results))
+    print("\n" + results_table(results, seconds=True))
     if args.figures:
         folder = Path(runs_dir) / results[0]["dataset"] / "figures"
         for result in results:

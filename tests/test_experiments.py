@@ -245,7 +245,8 @@ def test_run_then_table(tiny, tmp_path, capsys):
     config = runs.load_config(tmp_path / "runs" / "tiny" / "chroma_cqt_square" / "seed0")["training"]
     assert (config["epochs"], config["batch_size"], config["one_cycle"]) == (1, 16, True)
     status, table, _ = command(capsys, "table", "--data-dir", tiny, "--results-dir", tmp_path / "results")
-    assert status == 0 and cells(table) == cells(ran) and "Measured on tiny; 12 test clips" in table
+    assert status == 0 and "Measured on tiny; 12 test clips" in table
+    assert cells(table) == [{k: v for k, v in row.items() if k != "seconds"} for row in cells(ran)]
 
 
 @pytest.mark.parametrize("argv, words", [

@@ -1,0 +1,44 @@
+"""The study as data: every experiment is a row, with the figure that the original reports for it."""
+
+# feature: (FrequencyCNN, TemporalCNN, SquareCNN), as the original study reports them: the best test accuracy
+# over saved epochs, in per cent.
+REPORTED = {
+    "cqt": (45.5, 39.3, 43.1),
+    "chroma_cqt": (36.0, 32.8, 33.5),
+    "chroma_cens": (31.6, 28.4, 29.9),
+    "chroma_stft": (37.6, 35.1, 35.5),
+    "mel_stft": (40.9, 36.8, 38.6),
+    "mel128": (None, None, None),
+}
+CNNS = {"frequency": "FrequencyCNN", "temporal": "TemporalCNN", "square": "SquareCNN"}
+
+# A row: feature, model (its class), args (of the class), training (settings that differ from Training's
+# defaults), reported (the original's figure, in per cent).
+EXPERIMENTS = {
+    f"{feature}_{short}": {"feature": feature, "model": model, "reported": reported}
+    for feature, figures in REPORTED.items()
+    for (short, model), reported in zip(CNNS.items(), figures, strict=True)
+}
+for kind, second, every in (("resnet", 42.8, 44.8), ("densenet", 45.8, 46.7)):
+    for place, blocks, reported in (("second", ("basic", kind, "basic", "basic"), second), ("all", (kind,) * 4, every)):
+        EXPERIMENTS[f"cqt_frequency_{kind}_{place}"] = {
+            "feature": "cqt", "model": "FrequencyCNN", "args": {"blocks": blocks}, "reported": reported}
+for model, figures in (("SequentialCRNN", (41.5, 40.1, 44.9, 43.4)), ("ParallelCRNN", (42.0, 44.9, 43.1, 41.6))):
+    for k, reported in enumerate(figures):
+        rnn, both = ("lstm", "gru")[k // 2], bool(k % 2)
+        for feature, figure in (("cqt", reported), ("mel128", None)):
+            EXPERIMENTS[f"{feature}_{model[:-4].lower()}_{rnn}{'_bi' if both else ''}"] = {
+                "feature": feature, "model": model, "args": {"rnn": rnn, "bidirectional": both}, "reported": figure}
+for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
+    EXPERIMENTS[f"{feature}_bbnn"] = {"feature": feature, "model": "BBNN", "training": {"epochs": 100},
+                                      "reported": figure}
+    EXPERIMENTS[f"{feature}_bbnn_paper"] = {"feature": feature, "model": "BBNN", "args": {"variant": "paper"},
+                                            "training": {"epochs": 100}}
+
+# make demo: one of each family, with a schedule that takes a laptop minutes.
+DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
+QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}
+QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for those whose steps take long
+
+TITLES = {"demo": "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music",
+          "fma_small": "FMA-small, official split", "emotify": "Emotify-400"}
