@@ -183,8 +183,15 @@ class FeatureDataset:
         y = self.labels[torch.as_tensor(rows, device=self.labels.device)]
         return self.raw(rows).sub_(self.mean).div_(self.std), y
 
-    def normalise(self, mean=None, std=None):
+    def normalise(self, mean=None, std=None, per="bin"):
         """Set the normalisation of each bin: as given, or fitted on the training clips alone.
+
+        Parameters
+        ----------
+        mean, std : sequence of float, optional
+            One for each bin, as an earlier call returned them.
+        per : {"bin", "feature", "nothing"}
+            Fit one mean and deviation for each bin, one for all of them, or leave values as they are.
 
         Returns
         -------
@@ -193,6 +200,8 @@ class FeatureDataset:
         """
         import torch
 
+        if per not in ("bin", "feature", "nothing"):
+            raise DataError(f"values cannot be normalised per {per!r}: choose bin, feature or nothing")
         if mean is None:
             total = torch.zeros(2, self.shape[0], dtype=torch.float64, device=self.device)
             rows = self.rows["training"]
@@ -202,8 +211,12 @@ class FeatureDataset:
             mean, square = total / (len(rows) * self.shape[1])
             if not square.isfinite().all():
                 raise DataError(f"{self.feature}.npy holds values that are not numbers: make it again")
+            if per == "feature":
+                mean, square = (x.mean().expand(len(x)).clone() for x in (mean, square))
             std = (square - mean**2).clamp(min=0).sqrt()
             std[std < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
+            if per == "nothing":
+                mean, std = torch.zeros_like(mean), torch.ones_like(std)
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32, device=self.device).reshape(-1, 1)
                                for v in (mean, std))
         return self.mean.flatten().tolist(), self.std.flatten().tolist()

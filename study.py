@@ -35,6 +35,21 @@ for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
     EXPERIMENTS[f"{feature}_bbnn_paper"] = {"feature": feature, "model": "BBNN", "args": {"variant": "paper"},
                                             "training": {"epochs": 100}}
 
+# Ablations: a row of the study with one thing changed, or put back to what the original did.
+CHANGES = {
+    "linear": {"scale": "linear"},                              # amplitude or power instead of decibels
+    "linear_raw": {"scale": "linear", "normalise": "nothing"},  # as the original fed its networks
+    "raw": {"normalise": "nothing"},
+    "one_norm": {"normalise": "feature"},                       # one mean and deviation for all bins
+    "last_pool6": {"args": {"last_pool": 6}},                   # the original's, which drops four of ten frames
+}
+ABLATED = {"cqt_frequency": CHANGES, "cqt_square": CHANGES, "mel_stft_frequency": CHANGES, "mel_stft_square": CHANGES,
+           "mel128_frequency": list(CHANGES)[:4], "mel128_square": list(CHANGES)[:4]}   # 128 frames leave two to pool
+for name, changes in ABLATED.items():
+    for change in changes:
+        row = EXPERIMENTS[name]
+        EXPERIMENTS[f"{name}_{change}"] = row | CHANGES[change] | {"reported": None, "ablates": name}
+
 # make demo: one of each family, with a schedule that takes a laptop minutes.
 DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
 QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}

@@ -232,7 +232,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         Of the experiment, and of its folder.
     row : dict
         ``feature``, ``model`` (a key of `MODELS`), and optionally ``args`` of the model, ``scale`` of the
-        feature, and ``training``, settings that differ from the defaults.
+        feature, ``normalise`` (per what, see `FeatureDataset`), and ``training``, settings that differ from
+        the defaults.
     data_dir : path-like
     settings : dict, optional
         Settings that take precedence over the row's.
@@ -257,7 +258,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     settings.precision = choose_precision(settings.precision, device)
     args = {"n_bins": dataset.shape[0], "n_frames": dataset.shape[1], "n_classes": len(dataset.genres),
             **row.get("args", {})}
-    mean, std = dataset.normalise()
+    mean, std = dataset.normalise(per=row.get("normalise", "bin"))
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
               "feature": row["feature"], "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": asdict(settings),
