@@ -56,9 +56,8 @@ def compare_runs(runs, pairs=None):
 
     Returns
     -------
-    DataFrame, a row per pair: ``difference`` of mean accuracy in points and its 95 % ``interval`` over artists,
-        ``a_only`` and ``b_only`` (clips that one alone gets right, from probabilities averaged over seeds),
-        McNemar's ``p``, and ``p (Holm)`` after correction for the number of pairs.
+    DataFrame, a row per pair: ``difference`` of mean accuracy in points, its 95 % ``interval`` over artists, the
+        ``p`` of a test that exchanges the two artist by artist, and ``p (Holm)``, corrected for the number of pairs.
     """
     tests = {name: [load_probabilities(run) for run in paths] for name, paths in runs.items()}
     scores = {name: np.stack([test["probabilities"] for test in seeds]) for name, seeds in tests.items()}
@@ -71,7 +70,6 @@ def compare_runs(runs, pairs=None):
     table = pd.DataFrame({
         "difference": [round(100 * f["difference"], 1) for f in found],
         "interval": [" to ".join(f"{100 * end:+.1f}" for end in f["interval"]) for f in found],
-        "a_only": [f["a_only"] for f in found], "b_only": [f["b_only"] for f in found],
         "p": [round(f["p_value"], 4) for f in found],
         "p (Holm)": np.round(holm([f["p_value"] for f in found]), 4),
     }, index=[f"{a} − {b}" for a, b in pairs])
@@ -99,7 +97,7 @@ def optimism(results):
     -------
     DataFrame with columns network, seed, chosen on validation, best of the saved epochs (both in per cent)
     """
-    rows = [(name, s["seed"], round(100 * s["test"], 1), round(100 * s["test_max"], 1))
+    rows = [(name, s["seed"], 100 * s["test"], 100 * s["test_max"])
             for name, result in results.items() for s in result["seeds"] if s["test_max"] is not None]
     return pd.DataFrame(rows, columns=["experiment", "seed", "chosen on validation", "best of the saved epochs"])
 

@@ -110,8 +110,8 @@ def test_confusion_rows_are_true_genres():
     (lambda: ev.bootstrap_interval([]), "one number per clip"),
     (lambda: ev.bootstrap_interval([0, 1], groups=[1]), "groups"),
     (lambda: ev.bootstrap_interval([0, 1], level=95), "level 95"),
-    (lambda: ev.mcnemar([0, 1], [1]), "one value per clip"),
-    (lambda: ev.mcnemar([0, 1 / 3], [0, 1]), "not means over seeds"),
+    (lambda: ev.artist_flips([0, 1], [1]), "one per clip"),
+    (lambda: ev.artist_flips([0, np.nan]), "none NaN"),
     (lambda: ev.holm([0.1, np.nan]), "from 0 to 1"),
     (lambda: ev.summarise([0, 1], np.eye(2), None, ["Rock"]), "1 genres for probabilities of 2 classes"),
     (lambda: ev.summarise([0, 1], np.eye(2), [1], ["Folk", "Rock"]), "artists"),
@@ -179,20 +179,41 @@ def test_level_widens_the_interval():
 
 # ---- tests of difference
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
-@settings(deadline=None)
-def test_mcnemar_is_the_binomial_test_on_clips_that_differ(clips):
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+@settings(deadline=None, max_examples=60)
+def test_flips_of_single_clips_are_mcnemars_binomial_test(clips):
     a, b = map(np.array, zip(*clips, strict=True))
-    result = ev.mcnemar(a, b)
-    assert result["a_only"] == (a & ~b).sum() and result["b_only"] == (b & ~a).sum()
-    n = result["a_only"] + result["b_only"]
-    assert result["p_value"] == pytest.approx(binomtest(result["a_only"], n).pvalue if n else 1.0)
-    assert ev.mcnemar(b, a)["p_value"] == result["p_value"]
+    differences = a.astype(int) - b
+    a_only, b_only = int((differences > 0).sum()), int((differences < 0).sum())
+    exact = binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
+    found = ev.artist_flips(differences)
+    assert found == pytest.approx(exact) if a_only + b_only <= 14 else abs(found - exact) < 0.015
+    assert ev.artist_flips(-differences) == found
 
 
-def test_mcnemar_of_a_great_many_clips():
-    a = np.arange(20_000) < 10_200
-    assert ev.mcnemar(a, ~a)["p_value"] == pytest.approx(binomtest(10_200, 20_000).pvalue, rel=1e-9)
+def test_flips_go_by_artist():
+    differences, artists = np.array([1, 1, 1, 0.5, 0.5, 1, 0, 0]), np.array(list("aaabbcdd"))
+    # sums 3, 1, 1, 0: of the eight ways to flip three of them, two come to 5 or more, all up and all down
+    assert ev.artist_flips(differences, artists) == ev.artist_flips(differences[::-1], artists[::-1]) == 0.25
+    rng = np.random.default_rng(1)
+    many, groups = rng.choice([-1, 0, 1, 1], 300), rng.integers(60, size=300)
+    flipped = np.abs(np.bincount(groups, many) @ rng.choice([-1, 1], (60, 200_000)))
+    assert ev.artist_flips(many, groups) == pytest.approx((flipped >= abs(many.sum())).mean(), abs=0.01)
+
+
+def test_equal_models_are_seldom_called_different_though_artists_have_many_clips():
+    rng = np.random.default_rng(0)
+    artists = np.repeat(np.arange(30), 10)
+    by_artist, by_clip = [], []
+    for _ in range(200):                            # an artist's clips all go one way, to either model alike
+        differences = np.repeat(rng.choice([-1, 0, 1], 30), 10)
+        by_artist.append(ev.artist_flips(differences, artists, n_flips=400) <= 0.05)
+        by_clip.append(ev.artist_flips(differences, n_flips=400) <= 0.05)
+    assert np.mean(by_artist) < 0.1 < 0.3 < np.mean(by_clip)
+
+
+def test_models_that_agree_on_every_artist_do_not_differ():
+    assert ev.artist_flips([1, -1, 0, 0], list("aabb")) == 1.0
 
 
 def test_holm_by_hand():
@@ -208,8 +229,8 @@ def test_compare_pairs_the_clips():
     result = ev.compare(labels, a, b, artists)
     assert result["difference"] == pytest.approx(ev.accuracy(labels, a) - ev.accuracy(labels, b), abs=1e-6)
     assert result["interval"][0] < result["difference"] < result["interval"][1]
-    votes = [scores.mean(0).argmax(-1) == labels for scores in (a, b)]
-    assert result["p_value"] == ev.mcnemar(*votes)["p_value"]
+    right = [(scores.argmax(-1) == labels).mean(0) for scores in (a, b)]
+    assert result["p_value"] == round(ev.artist_flips(right[0] - right[1], artists), 6)
     same = ev.compare(labels, a, a, artists)
     assert same["interval"] == [0, 0] and same["p_value"] == 1
     json.dumps(result)
