@@ -1,16 +1,19 @@
 """Several experiments side by side: what a notebook asks of them once they are trained."""
 
+import time
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cnn_models import layer_table
+from devices import autocast, choose_precision
 from evaluation import compare, holm
 from experiments import EXPERIMENTS
 from fma import DataError
-from runs import load_probabilities
-from training import MODELS
+from runs import load_config, load_probabilities, load_weights
+from training import MODELS, build
 
 SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear")
 
@@ -133,3 +136,61 @@ def surest_mistakes(run, tracks, most=5):
     return tracks.loc[test["tracks"][order], names].assign(
         true=test["genres"][test["labels"][order]], predicted=test["genres"][said[order]],
         **{"probability %": (100 * sureness[order]).round().astype(int)})
+
+
+def shuffled_accuracy(run, dataset, piece=20, seed=0):
+    """Test accuracy of a finished run on clips as they are, and cut into pieces that are put together at random.
+
+    Parameters
+    ----------
+    run : Path
+    dataset : FeatureDataset
+        The one that the run was trained on.
+    piece : int
+        Frames of a piece. Every clip gets an order of its own.
+    seed : int
+        Of the orders.
+
+    Returns
+    -------
+    in_order, shuffled : float
+        Accuracies, 0 to 1.
+    """
+    config = load_config(run)
+    network = load_weights(run, build(config)).to(dataset.device, memory_format=torch.channels_last).eval()
+    dataset.normalise(**config["normalisation"])
+    rows, rng, right = dataset.rows["test"], np.random.default_rng(seed), np.zeros(2)
+    pieces = np.array_split(np.arange(dataset.shape[1]), -(-dataset.shape[1] // piece))
+    with torch.no_grad():
+        for part in np.array_split(rows, -(-len(rows) // 64)):
+            clips, labels = dataset.batch(part)
+            orders = [np.concatenate([pieces[k] for k in rng.permutation(len(pieces))]) for _ in part]
+            mixed = torch.stack([clip[:, order] for clip, order in zip(clips, orders, strict=True)])
+            with autocast(config["training"]["precision"], dataset.device):
+                right += [(network(x).argmax(1) == labels).sum().item() for x in (clips, mixed)]
+    return tuple((right / len(rows)).tolist())
+
+
+def step_seconds(name, dataset, batch_size=32, steps=3):
+    """Seconds of one training step of an experiment's network, the best of a few, on random clips of a data set's size.
+
+    Parameters
+    ----------
+    name : str
+        A key of `EXPERIMENTS`.
+    dataset : FeatureDataset
+        Gives the size of a clip, the number of genres, and the device.
+    """
+    row, device = EXPERIMENTS[name], dataset.device
+    network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
+    network = network.to(device, memory_format=torch.channels_last)
+    clips, precision = torch.rand(batch_size, *dataset.shape, device=device), choose_precision("auto", device)
+    taken = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        with autocast(precision, device):
+            loss = network(clips).float().logsumexp(1).mean()
+        loss.backward()
+        loss.item()                                     # waits for a GPU
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -30,7 +30,7 @@ DRAWINGS = {
     "ParallelCRNN": (
         {"x": (0, 0.5, "data", "clip\nbins × frames"), "c": (1.5, 1, "conv", "SquareCNN's convolutions\n256 values"),
          "p": (1, 0, "pool", "mean of\n20 frames"), "r": (2, 0, "rnn", "LSTM or GRU\n128 values"),
-         "+": (3, 0.5, "join", "concatenate\n384 values"), "d": (4, 0.5, "dense", "256, 32\nclasses")},
+         "+": (3, 0.5, "join", "concatenate\n384 or 512"), "d": (4, 0.5, "dense", "256, 32\nclasses")},
         "x c, x p, p r, r +, c +, + d"),
     "inception block": (
         {"x": (0, 1.5, "data", "input"), "p": (1, 3, "pool", "max pool 3×3"), "p1": (2, 3, "conv", "conv 1×1"),

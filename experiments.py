@@ -11,6 +11,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from evaluation import format_table, summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, progress_bar, run_command, some
 from runs import load_config, load_history, load_probabilities, save_whole, selected
 from study import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS
-from tables import load_results, results_table, save_figures, save_intervals, write_marked_tables
+from tables import load_results, read_result, results_table, save_figures, save_intervals, write_marked_tables
 
 
 def count_parameters(name, args):
@@ -94,15 +95,41 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     from training import run
 
     folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
-    path = folder / f"{name}.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["test"]["seeds"] > repeats:
-        raise DataError(f"{path} has more than {repeats} seed(s): pass --repeats as many, or another --results-dir")
+    path, seeds = folder / f"{name}.json", range(seed, seed + repeats)
+    lost = would_be_lost(path, EXPERIMENTS[name], settings or {}, seeds)
+    if lost:
+        raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
     runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": k}, progress=progress, **where)[0]
-            for k in range(seed, seed + repeats)]
+            for k in seeds]
     result = summarise_runs(name, runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
     return result
+
+
+def would_be_lost(path, row, settings, seeds):
+    """What of a result that is there an experiment would overwrite: seeds, or a schedule, that it does not have.
+
+    Returns
+    -------
+    str
+        Empty if nothing would be lost.
+    """
+    from training import Training
+
+    there = read_result(path)
+    if there is None:
+        return ""
+    others = [s["seed"] for s in there["seeds"] if s["seed"] not in seeds]
+    if others:
+        return f"more seeds ({some(others)})"
+    old = there["config"]["training"]
+    try:
+        new = asdict(Training(**{**row.get("training", {}), **settings}))
+    except (TypeError, DataError):
+        return ""                                           # what is wrong with them is the run's to say
+    differ = [key for key in new if key not in ("seed", "precision") and new[key] != old.get(key, new[key])]
+    return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
 def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", **where):
@@ -122,6 +149,7 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     runs_dir : path-like, optional
         Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
     results_dir : path-like
+        A result of more seeds or of another schedule that is there stays; the new one goes to `runs_dir`.
 
     Returns
     -------
@@ -134,10 +162,13 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
     folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
     for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
-        there = folder / f"{name}.json"
-        seeds = repeats or (len(json.loads(there.read_text(encoding="utf-8"))["seeds"]) if there.is_file() else 1)
-        results[name] = run_experiment(name, data_dir, seeds, settings, results_dir, seed=seed, runs_dir=runs_dir,
-                                       **where)
+        path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
+        count = repeats or (len(there["seeds"]) if there else 1)
+        lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count))
+        if lost:
+            print(f"{path} holds {lost} and stays as it is: this result goes to {runs_dir}/results")
+        results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
+                                       seed=seed, runs_dir=runs_dir, **where)
     return results, {name: [runs_dir / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
                      for name, result in results.items()}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import format_accuracy, format_interval, format_table
-from fma import DataError, some
+from fma import DataError
 from runs import load_history, load_probabilities, save_whole
 from study import EXPERIMENTS, TITLES
 
@@ -40,7 +40,8 @@ def results_table(results, seconds=False):
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
              format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
              *([_seconds(np.mean([s["seconds"] for s in r["seeds"]]))] * seconds)] for r in results]
-    clips, artists, seeds = (some(sorted({r["test"][what] for r in results})) for what in ("clips", "artists", "seeds"))
+    clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
+                             for what in ("clips", "artists", "seeds"))
     trained = [r for r in results if r["seeds"][0]["epoch"] is not None]        # the others are baselines, and have
     absent = () if trained else ("parameters", "test_max %")                    # neither epochs nor these
     name, note = results[0]["dataset"], ""
@@ -50,16 +51,22 @@ def results_table(results, seconds=False):
         note = (f" test_max{' and the original’s reported figures' * any(reported)}: best test accuracy over saved "
                 "epochs, not comparable.")
         if len(trained) < len(results):
-            note = (note if trained else "") + (" The original's baselines: all 518 statistics, standardised over "
-                                                "training, validation and test together.")
+            note = (note if trained else "") + (" The original's baselines: all 518 statistics, a random split "
+                                                "with artists on both sides.")
         for row, r, figure in zip(rows, results, reported, strict=True):
             best = [s["test_max"] for s in r["seeds"]]
             row += [None if None in best else mean_and_sd(best)] + [figure] * any(reported)
     kept = [k for k, column in enumerate(columns) if column not in absent]
     rows, columns = [[row[k] for k in kept] for row in rows], [columns[k] for k in kept]
     return (format_table(rows, columns) + f"\n\nMeasured on {TITLES.get(name, name)}; {clips} test clips of "
-            f"{artists} artists, {seeds} seed(s), {'epoch chosen on validation, ' if trained else ''}"
+            f"{artists} artists, {seeds} seed{'' if seeds == '1' else 's'}, "
+            f"{'epoch chosen on validation, ' if trained else ''}"
             f"interval over artists.{note}")
+
+
+def span(values):
+    """Sorted numbers in a word: 3, or 1 to 3."""
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
 def _feature(config):
@@ -108,15 +115,22 @@ def save_intervals(results, path):
     figure.savefig(path)
 
 
+def read_result(path):
+    """One result, or None where there is none yet; a DataError if the file is damaged."""
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result["test"]["accuracy"], result["config"]["training"], [seed["seed"] for seed in result["seeds"]]
+        return result
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
+
+
 def load_results(folder):
     """The results in a folder: the baselines', then in the order of `EXPERIMENTS`."""
-    results = []
-    for path in [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{n}.json" for n in EXPERIMENTS)]:
-        try:
-            if path.is_file():
-                results.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
+    paths = [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{name}.json" for name in EXPERIMENTS)]
+    results = [result for result in map(read_result, paths) if result]
     if not results:
         raise DataError(f"no results in {folder}: python experiments.py run NAMES")
     return results

@@ -119,3 +119,30 @@ def test_surest_mistakes_are_wrong_and_of_different_artists(trained, tiny):
     test = load_probabilities(run)
     surest = max(test["probabilities"].max(1)[test["probabilities"].argmax(1) != test["labels"]])
     assert wrong["probability %"].iloc[0] == round(100 * float(surest))
+
+
+def test_shuffling_pieces_leaves_a_network_that_counts_alone(trained, tiny, monkeypatch):
+    _, results, runs = trained
+    dataset = FeatureDataset(tiny, "chroma_cqt")
+    run = runs[NAMES[0]][0]
+    in_order, shuffled = comparisons.shuffled_accuracy(run, dataset, piece=16)
+    assert in_order == pytest.approx(results[NAMES[0]]["seeds"][0]["test"], abs=1e-6)
+    whole = comparisons.shuffled_accuracy(run, dataset, piece=64)                       # one piece: nothing to shuffle
+    assert whole == (in_order, in_order)
+    assert comparisons.shuffled_accuracy(run, dataset, piece=16) == (in_order, shuffled)
+
+    class Counting(torch.nn.Module):                # the mean over a clip does not hear the order
+        def forward(self, x):
+            return x.mean(2)[:, :4]
+
+    monkeypatch.setattr(comparisons, "build", lambda config: Counting())
+    monkeypatch.setattr(comparisons, "load_weights", lambda run, network: network)
+    same = comparisons.shuffled_accuracy(run, dataset, piece=1)
+    assert same[0] == same[1]
+
+
+def test_a_step_of_a_larger_network_takes_longer(tiny):
+    dataset = FeatureDataset(tiny, "chroma_cqt")
+    assert 0 < comparisons.step_seconds("chroma_cqt_square", dataset, batch_size=2)
+    assert (comparisons.step_seconds("cqt_bbnn", dataset, batch_size=32)
+            > comparisons.step_seconds("chroma_cqt_temporal", dataset, batch_size=4))
