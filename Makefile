@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 DATA_DIR ?=
 DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test data features notebooks badges bench lint
+.PHONY: demo test data features notebooks reproduce badges bench lint
 
 .venv/.installed: requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,10 @@ notebooks: .venv/.installed
 	DATA_DIR="$(DATA_DIR)" TQDM_DISABLE=1 PUBLISH=1 $(RUN) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 badges:
-	$(PYTHON) notebooks/badges.py $(REPO)
+	$(PYTHON) notebooks/badges.py "$(REPO)"
+
+reproduce: .venv/.installed
+	$(RUN) reproduce.py $(DATA)
 
 bench: .venv/.installed
 	$(RUN) benchmarks/extraction.py $(DATA)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figures import RUNS, genre_colours, new_figure, styled
+from figures import DASHES, RUNS, genre_colours, new_figure, styled
 
 
 def player(y, sample_rate, data_dir, seconds=8):
@@ -128,13 +128,12 @@ def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
     figure, axes = new_figure(7.6, 3.4)
     n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
     for k, (genre, values) in enumerate(spectra.items()):
-        dashes = ("-", (0, (5, 1.5)))[k % 2]    # neighbours are not told apart by colour alone
-        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=dashes, label=genre)
+        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=genre)
     kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
     places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3)
     return figure
 
 

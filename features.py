@@ -188,8 +188,10 @@ def _present(features_dir, names, n_tracks):
         there, here = _read_json(path, path.with_suffix(".*")), describe(name, n_tracks)
         for key in here:
             if key in there and there[key] != here[key] and key != "versions":
-                raise DataError(f"{path} was made with {key} {there[key]}, this run needs {here[key]}: "
-                                f"delete {path.with_suffix('.*')} or pass --features-dir")
+                made = f"{key} {there[key]}, this run needs {here[key]}"
+                if len(made) > 120:         # two lists of 518 columns, say
+                    made = f"other {key} than this run needs"
+                raise DataError(f"{path} was made with {made}: delete {path.with_suffix('.*')} or pass --features-dir")
         found.append(name)
     return found
 

@@ -23,6 +23,7 @@ COLOURS = {
     "Soul-RnB": "#a03888", "Spoken": "#909090", "Easy Listening": "#28d890", "Old-Time / Historic": "#482800",
 }
 RUNS = ["#0860c0", "#e03808", "#088868", "#e0b010", "#781838", "#28b0f8", "#f070b8", "#909090"]
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))    # in turn, for lines that are hard to tell apart by colour
 TRAINING, VALIDATION, REPORTED, PLAIN, FAINT = "#8a8a8a", "#0860c0", "#e03808", "#303030", "#b0b0b0"
 
 STYLE = {
@@ -352,7 +353,8 @@ def plot_panels(labels, scores, genres, kind="roc"):
     if kind == "roc":
         for k, axes in enumerate(panels):
             axes.tick_params(labelleft=k % columns == 0)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(genres)))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(genres)),
+                      handlelength=3)
         figure.supxlabel("clips of other genres taken for it (%)", fontsize=9)
         figure.supylabel("clips of the genre found (%)", fontsize=9)
     else:
@@ -365,6 +367,6 @@ def _small_roc(axes, labels, scores, colours):
     for k, (genre, colour) in enumerate(colours.items()):
         if (labels == k).any() and not (labels == k).all():
             false_alarms, hits, _ = roc_curve(labels == k, scores[:, k])
-            axes.plot(100 * false_alarms, 100 * hits, color=colour, linewidth=1, label=genre)
+            axes.plot(100 * false_alarms, 100 * hits, color=colour, linewidth=1, linestyle=DASHES[k % 3], label=genre)
     axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=0.8)
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100), aspect="equal")

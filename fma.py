@@ -11,6 +11,7 @@ A data folder is laid out as FMA ships it; any collection in that layout works:
 
 import argparse
 import csv
+import html
 import json
 import os
 import sys
@@ -120,7 +121,8 @@ def load_tracks(data_dir, subset="small"):
     Returns
     -------
     tracks : DataFrame, indexed by track_id
-        Columns split, subset, genre, and those of `COLUMNS` that the file has.
+        Columns split, subset, genre, and those of `COLUMNS` that the file has. FMA's names come from web pages:
+        ``Apes &amp; History`` is read as ``Apes & History``.
 
     Raises
     ------
@@ -157,6 +159,9 @@ def load_tracks(data_dir, subset="small"):
     if not wanted.any():
         others = some(tracks["subset"].dropna().unique()) or "none at all"
         raise DataError(f"{path} has no track of subset {subset}, but of {others}: choose another, or mend that column")
+    for column in {"title", "artist", "album"} & set(tracks):
+        if not pd.api.types.is_numeric_dtype(tracks[column]):       # albums may all be called by their years
+            tracks[column] = tracks[column].map(html.unescape, na_action="ignore")
     return tracks[wanted]
 
 
@@ -197,12 +202,26 @@ def sub_genres(tracks, genres):
     -------
     names : Series of str, indexed by track_id
         A line for each track and sub-genre; empty where the metadata has none.
+
+    Raises
+    ------
+    DataError
+        If the genres of a track are not a list of ids, as FMA writes them.
     """
     if "genre_ids" not in tracks:
         return pd.Series([], index=tracks.index[:0], dtype=str, name="sub_genre")
-    ids = tracks["genre_ids"].fillna("[]").map(json.loads).explode().dropna().astype(int)
+    ids = tracks["genre_ids"].dropna().map(_genre_ids).explode().dropna().astype(int)
     ids = ids[ids.isin(genres.index[genres["parent"] != 0])]
     return ids.map(genres["title"]).astype(str).rename("sub_genre")
+
+
+def _genre_ids(text):
+    """The ids in ``[12, 25]``."""
+    try:
+        return [int(number) for number in json.loads(text)]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"tracks.csv has {str(text)[:40]!r} as the genres of a track: write ids of genres.csv like "
+                        "[12, 25], or leave the column track.genres out") from error
 
 
 def effective_number(names):

@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-NAME = re.compile(r"[\w.-]+/[\w.-]+")
-REMOTE = re.compile(r"(?:https?://|ssh://)?(?:[^/@]+@)?github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?")
+# As GitHub has them: an owner of up to 39 letters and digits with single hyphens between (an underscore where a company
+# manages it); a name of up to 100 letters, digits, dots, hyphens and underscores, neither . nor .. nor ending in .git.
+OWNER_NAME = r"((?=[^/]{1,39}/)[a-z\d](?:-?[a-z\d_])*/(?!\.{0,2}(?:\.git)*/?$)[\w.-]{1,100}?)(?:\.git)*"
+NAME = re.compile(OWNER_NAME, re.ASCII | re.IGNORECASE)
+REMOTE = re.compile(rf"(?:https?://|ssh://)?(?:[^/@]+@)?github\.com[:/]{OWNER_NAME}/?", re.ASCII | re.IGNORECASE)
 SETTING = re.compile(r'^REPOSITORY = "[^"]*"', re.M)
 BADGES = """\
 [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]\
@@ -67,10 +70,11 @@ def mark(path, place, repository):
     """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not a notebook ({error}): take the last version that git has") from error
-    cells = [cell for cell in notebook["cells"] if "badges" not in cell["metadata"].get("tags", [])]
-    setup = [cell for cell in cells if cell["cell_type"] == "code" and SETTING.search("".join(cell["source"]))]
+        cells = [cell for cell in notebook["cells"] if "badges" not in cell["metadata"].get("tags", [])]
+        setup = [cell for cell in cells if cell["cell_type"] == "code" and SETTING.search("".join(cell["source"]))]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:       # no JSON, or JSON of another form
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path.name} is not a notebook ({why}): take the last version that git has") from error
     if not setup:
         raise ValueError(f"{path.name} has no line REPOSITORY = \"\": copy the setup cell of another notebook")
     for cell in setup:
@@ -85,13 +89,14 @@ def mark(path, place, repository):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Put links to Colab and nbviewer at the top of each notebook.")
     parser.add_argument("repository", nargs="?", help="owner/name on GitHub (default: that of the git remote origin)")
-    repository = parser.parse_args(argv).repository or find_repository()
+    given = parser.parse_args(argv).repository
     marked = {}
     try:
+        if given and not NAME.fullmatch(given):
+            raise ValueError(f"{given!r} is not owner/name: make badges REPO=owner/name")
+        repository = NAME.fullmatch(given)[1] if given else find_repository()
         if not repository:
             raise ValueError("git knows no remote origin on GitHub: name one, make badges REPO=owner/name")
-        if not NAME.fullmatch(repository):
-            raise ValueError(f"{repository} is not owner/name: make badges REPO=owner/name")
         for path in sorted(FOLDER.glob("*.ipynb")):
             place = f"{repository}/blob/{find_branch()}/notebooks/{path.name}"
             marked[path] = mark(path, place, repository)

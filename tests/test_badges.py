@@ -65,6 +65,7 @@ def test_only_badges_and_repository_change(study):
 @pytest.mark.parametrize("remote", [
     "https://github.com/some-one/my.study", "https://token@github.com/some-one/my.study.git",
     "git@github.com:some-one/my.study.git", "ssh://git@github.com/some-one/my.study.git",
+    "https://github.com/some-one/my.study/",
 ])
 def test_repository_and_branch_are_found_in_the_remote(study, remote):
     git(study, "remote", "add", "origin", remote)
@@ -76,7 +77,8 @@ def test_repository_and_branch_are_found_in_the_remote(study, remote):
         assert "token" not in json.loads(text)["cells"][0]["source"][0]
 
 
-@pytest.mark.parametrize("remote", [None, "https://example.org/someone/study.git", "elsewhere/study"])
+@pytest.mark.parametrize("remote", [None, "https://example.org/someone/study.git", "elsewhere/study",
+                                    "https://github.com/../.."])
 def test_without_a_repository_one_line_says_what_to_do(study, remote):
     if remote:
         git(study, "remote", "add", "origin", remote)
@@ -85,6 +87,51 @@ def test_without_a_repository_one_line_says_what_to_do(study, remote):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "REPO=owner/name" in done.stderr
     assert badges(study, "https://example.org/study").returncode == 2
     assert texts(study) == before
+
+
+@pytest.mark.parametrize("name", [
+    "../..", "./study", "someone/..", "someone/.git", "someone/..git", "someone/study/notebooks", "someone", "/study",
+    "-someone/study", "someone-/study", "some--one/study", "some.one/study", "someone/my study", "someone/stüdy",
+    f"{'x' * 40}/study", f"someone/{'x' * 101}", 'someone/study"', "someone/study\n",
+])
+def test_what_github_would_not_take_is_written_nowhere(study, name):
+    before = texts(study)
+    done = badges(study, "--", name)        # a name may begin like an option
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "REPO=owner/name" in done.stderr
+    assert texts(study) == before
+
+
+@pytest.mark.parametrize("given, name", [("someone/study.git", "someone/study"), ("some-1/.github", "some-1/.github"),
+                                         (f"{'x' * 39}/a._-b", f"{'x' * 39}/a._-b"), ("Me/x.git.git", "Me/x")])
+def test_names_are_taken_as_github_has_them(study, given, name):
+    assert badges(study, given).returncode == 0
+    for text in texts(study).values():
+        assert f"github/{name}/blob/main/" in text and f'REPOSITORY = \\"{name}\\"' in text
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_hands_the_name_on_as_it_is(study):
+    shutil.copy(ROOT / "Makefile", study)
+    before = texts(study)
+
+    def made(name):
+        return subprocess.run(["make", "-s", "badges", f"PYTHON={sys.executable}", f"REPO={name}"], cwd=study,
+                              capture_output=True, text=True)
+
+    assert "'my study/x; touch y' is not owner/name" in made("my study/x; touch y").stderr
+    assert not (study / "y").exists()
+    assert "no remote origin" in made("").stderr and texts(study) == before
+    assert made("someone/study").returncode == 0 and texts(study) != before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "1", "", "{\"cells\": 3}", "{\"cells\": [{}]}", "{\"cells\": [[]]}",
+                                     "{\"cells\": [{\"metadata\": {}, \"cell_type\": \"code\", \"source\": 1}]}", "\0"])
+def test_what_is_no_notebook_is_named_in_one_line(study, content):
+    (study / "notebooks" / "zz.ipynb").write_text(content)
+    before = texts(study)
+    done = badges(study, "someone/study")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("badges.py: zz.ipynb is not a notebook") and texts(study) == before
 
 
 def test_a_notebook_without_a_setup_cell_is_named_and_none_is_changed(study):

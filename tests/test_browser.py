@@ -1,4 +1,7 @@
-"""In JupyterLab, in a real browser, a notebook runs from the first cell to the last, and can be seen and heard."""
+"""In JupyterLab, in a real browser, a notebook runs from the first cell to the last, and can be seen and heard.
+
+Without a browser the test is skipped; where CI is set it fails, unless NO_BROWSER says that none is wanted.
+"""
 
 import json
 import os
@@ -12,7 +15,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
+try:
+    from playwright import sync_api as playwright
+except ImportError:
+    playwright = None
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "features_to_npy.ipynb"
@@ -27,13 +33,33 @@ DONE = """error => document.querySelector(error)
     || [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /\\d/.test(p.textContent))"""
 
 
+def do_without(remedy):
+    """Skip a test, or fail it on a machine that should have a browser: nobody reads there what was skipped."""
+    if os.environ.get("CI") and not os.environ.get("NO_BROWSER"):
+        pytest.fail(f"{remedy}, or set NO_BROWSER=1 to do without this test")
+    pytest.skip(remedy)
+
+
+@pytest.mark.parametrize("variables, outcome", [({}, "skip"), ({"CI": "true"}, "fail"), ({"CI": ""}, "skip"),
+                                                ({"CI": "true", "NO_BROWSER": "1"}, "skip")])
+def test_a_missing_browser_is_only_overlooked_on_purpose(monkeypatch, variables, outcome):
+    for name in ("CI", "NO_BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(getattr(pytest, outcome).Exception, match="install"):
+        do_without("no browser here: install Chromium")
+
+
 @pytest.fixture
 def page():
     """A page of the browser that is installed."""
+    if playwright is None:
+        do_without("no playwright here: install requirements-dev.txt")
     with playwright.sync_playwright() as driver:
         program = next(filter(None, map(shutil.which, BROWSERS)), driver.chromium.executable_path)
         if not Path(program).exists():
-            pytest.skip("no browser here: install Chromium, or run `.venv/bin/playwright install chromium`")
+            do_without("no browser here: install Chromium, or run `.venv/bin/playwright install chromium`")
         browser = driver.chromium.launch(executable_path=program, timeout=2 * MINUTES)
         page = browser.new_page(viewport={"width": 1200, "height": 1600})
         page.set_default_timeout(3 * MINUTES)

@@ -335,6 +335,15 @@ def test_other_parameters_in_the_cache_are_refused(small, copy, capsys):
     assert f"{copy}/cqt.json was made with hop_length 512, this run needs 1024: delete {copy}/cqt.*" in message
 
 
+def test_long_parameters_are_not_printed(small, copy, capsys):
+    fill_cache(small, ["statistics"], features_dir=copy, workers=1, progress=False)
+    info = json.loads((copy / "statistics.json").read_text())
+    (copy / "statistics.json").write_text(json.dumps(info | {"columns": info["columns"][::-1]}))
+    message = fails(capsys, "--data-dir", small, "--features-dir", copy, "--statistics")
+    assert f"{copy}/statistics.json was made with other columns than this run needs: delete {copy}/stat" in message
+    assert "kurtosis" not in message
+
+
 def test_other_versions_in_the_cache_are_no_hindrance(small, copy):
     info = json.loads((copy / "cqt.json").read_text())
     (copy / "cqt.json").write_text(json.dumps(info | {"versions": {"librosa": "0.1"}}))

@@ -233,6 +233,35 @@ def test_waveforms_and_spectra_keep_the_colours_of_genres(save):
     save(ff.plot_waveforms({"Rock": (y, 22050)}))
 
 
+def test_no_two_of_fmas_reds_or_blues_share_a_line_style(save):
+    figure = save(fg.plot_panels(LABELS, {"one": SCORES[0], "two": SCORES[1]}, GENRES))
+    spectra = save(ff.plot_spectra({genre: RNG.random(84) for genre in GENRES}, "cqt"))
+    for axes in (*figure.axes, *spectra.axes):
+        styles = {line.get_label(): (line.get_linestyle(), line._unscaled_dash_pattern) for line in axes.lines}
+        assert styles["Rock"] != styles["International"]
+        assert styles["Electronic"] != styles["Experimental"] and styles["Electronic"] != styles["Instrumental"]
+
+
+@pytest.mark.parametrize("folder, publish, heard", [("data/demo", "1", True), ("data/demo/", "1", True),
+                                                    ("data/emotify", "1", False), ("data/emotify", "", True)])
+def test_others_music_is_not_published(monkeypatch, folder, publish, heard):
+    from IPython.display import HTML, Audio
+
+    monkeypatch.setenv("PUBLISH", publish)
+    shown = ff.player(RNG.uniform(-0.1, 0.1, 22050), 22050, folder)
+    assert isinstance(shown, Audio if heard else HTML)
+    html = shown._repr_html_()
+    assert ("data:audio/mpeg;base64," in html and "<audio" in html) is heard
+    assert heard or ("may not be published" in html and "audio" not in html and "\n" not in html)
+
+
+@pytest.mark.parametrize("publish", ["", "1"])
+def test_a_track_without_sound_is_one_short_line(monkeypatch, tmp_path, publish):
+    monkeypatch.setenv("PUBLISH", publish)
+    html = ff.listen(tmp_path, 7)._repr_html_()
+    assert "track 7" in html and len(html) < 60 and "<audio" not in html
+
+
 def test_decibels_show_the_upper_eighty():
     image = ff.plot_feature(np.array([[-100.0, 0.0]]), "cqt").axes[0].images[0]
     assert image.get_clim() == (-80, 0)

@@ -58,8 +58,18 @@ def test_every_column_is_the_one_that_pandas_reads(demo, healthy):
         assert tracks.index.tolist() == oracle.index.tolist() and tracks.index.name == "track_id"
         for column, name in fma.COLUMNS.items():
             assert (name in tracks) == (column in oracle)
-            if column in oracle:
+            if column in oracle:        # neither corpus has html in its names
                 pd.testing.assert_series_equal(tracks[name], oracle[column], check_names=False)
+
+
+def test_names_from_web_pages_are_read_as_text(tmp_path):
+    write_tracks(tmp_path, [4, 5, 6], NEEDED | {
+        ("track", "title"): ["Apes &amp; History", "Rock & Roll", None], ("album", "title"): [1999, 2000, None],
+        ("artist", "name"): ["Caf&eacute; &quot;Ünï&quot;", "&#39;68", "A&amp;amp;B"]})
+    tracks = load_tracks(tmp_path)
+    assert tracks["title"].tolist()[:2] == ["Apes & History", "Rock & Roll"] and pd.isna(tracks["title"][6])
+    assert tracks["artist"].tolist() == ['Café "Ünï"', "'68", "A&amp;B"]       # once, as it was written
+    assert tracks["album"].tolist()[:2] == [1999, 2000]                         # a column of years stays one
 
 
 def test_columns_may_stand_in_any_order(tmp_path):
@@ -145,6 +155,16 @@ def test_a_collection_needs_no_tree(tmp_path):
     assert fma.sub_genres(tracks.assign(genre_ids="[12]"), genres).empty
     write_genres(tmp_path)
     assert fma.sub_genres(tracks, fma.load_genres(tmp_path)).to_frame().join(tracks["genre"]).empty
+
+
+@pytest.mark.parametrize("ids", ["Rock;Pop", "Rock", '["Rock"]', "12, 25", 12, 1.5, "[12", "[[12]]", "[1e999]",
+                                 "[null]"])
+def test_genres_that_are_no_list_of_ids_are_refused_in_one_line(tmp_path, ids):
+    write_genres(tmp_path)
+    write_tracks(tmp_path, [4, 5], NEEDED | {("track", "genres"): [None, ids]})
+    tracks = load_tracks(tmp_path)      # whoever does not ask for sub-genres needs no ids
+    message = the_error(fma.sub_genres, tracks, fma.load_genres(tmp_path))
+    assert "tracks.csv" in message and str(ids) in message and "track.genres" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>\n", b"genre_id,title\n12,Rock\n", b"\xff\xfe\x00" * 50])

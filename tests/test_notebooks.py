@@ -18,11 +18,23 @@ QUICK = {   # parameters with which a notebook takes seconds
     "crnn_architecture": {"epochs": 1, "feature": "mel128"},
     "bbnn_architecture": {"epochs": 1, "reference_epochs": 2},
 }
+AUDIO = re.compile(r"data:audio|<audio|\baudio/[\w.+-]+")
 SOMEONES_FOLDER = re.compile(r"(?<![\w./])/(?:home|root|Users|work|tmp|mnt|content|usr|opt)/")
 
 
 def cells(path, kind="code"):
     return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def printed_first(path):
+    """What a notebook's first output says: which data, which versions, which device."""
+    lines = ["".join(o["text"]) for cell in cells(path) for o in cell["outputs"] if o.get("name") == "stdout"]
+    return lines[0] if lines else ""
+
+
+def on_demo(path):
+    """Whether a notebook was rendered on the synthetic corpus and on nothing else."""
+    return set(re.findall(r"\b(demo|emotify|fma_\w+)\b", printed_first(path))) == {"demo"}
 
 
 def test_every_notebook_has_a_quick_run():
@@ -40,12 +52,39 @@ def test_committed_notebook_can_be_shown(path):
     assert not [o for o in outputs if o["output_type"] == "error"]
     assert not [o for o in outputs if o.get("name") == "stderr"], "a warning is shown to the reader"
     assert not [o for o in outputs if "widget" in str(o.get("data", {}).keys())], "a progress bar was left behind"
+    if not on_demo(path):
+        assert not AUDIO.search(json.dumps(outputs)), "others' music may not be published: render with PUBLISH=1"
+        tags = [tag for cell in code for tag in cell["metadata"].get("tags", [])]
+        assert "injected-parameters" not in tags, "made with other parameters than those the reader sees"
+
+
+@pytest.mark.parametrize("output", [{"data": {"audio/mpeg": "AAAA"}}, {"data": {"text/html": "<audio controls>"}},
+                                    {"data": {"text/html": ["<source src='data:audio/mpeg;base64,AAAA'>"]}}])
+def test_embedded_music_would_be_found(tmp_path, output):
+    path = tmp_path / "some.ipynb"
+    setup = {"output_type": "stream", "name": "stdout", "text": ["data/emotify: 400 tracks {'torch': '2'} cpu"]}
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["1"],
+            "outputs": [setup, {"output_type": "display_data", **output}]}
+    path.write_text(json.dumps({"cells": [cell]}))
+    with pytest.raises(AssertionError, match="may not be published"):
+        test_committed_notebook_can_be_shown(path)
+    setup["text"] = ["data/demo: 120 tracks {'torch': '2'} cpu"]
+    path.write_text(json.dumps({"cells": [cell]}))
+    test_committed_notebook_can_be_shown(path)
+
+
+def test_injected_parameters_would_be_found(tmp_path):
+    path = tmp_path / "some.ipynb"
+    cell = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "execution_count": 1, "source": ["1"],
+            "outputs": []}
+    path.write_text(json.dumps({"cells": [cell]}))
+    with pytest.raises(AssertionError, match="other parameters"):
+        test_committed_notebook_can_be_shown(path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_says_with_what_it_was_made(path):
-    printed = ["".join(o["text"]) for cell in cells(path) for o in cell["outputs"] if o.get("name") == "stdout"]
-    printed = printed[0] if printed else ""
+    printed = printed_first(path)
     assert re.search(r"\d+ (tracks|genres)", printed), "no line on the data set"
     assert re.search(r"'torch': '\d", printed), "no versions"
     assert re.search(r"\b(cpu|cuda|mps)\b(?!')", printed), "no device"
@@ -68,14 +107,16 @@ def test_notebook_explains_more_than_it_computes(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs_on_the_demo_corpus(path, demo, tmp_path):
+def test_notebook_runs_on_the_demo_corpus(path, demo, tmp_path, monkeypatch):
     import papermill
 
+    monkeypatch.setenv("TQDM_DISABLE", "1")     # as `make notebooks` does: bars are written to stderr
     parameters = {"data_dir": str(demo), **QUICK[path.stem]}
     if "runs_dir" in "".join(cells(path)[0]["source"]):
         parameters |= {"runs_dir": str(tmp_path / "runs"), "results_dir": str(tmp_path / "results")}
     done = papermill.execute_notebook(path, tmp_path / path.name, parameters, cwd=path.parent, progress_bar=False,
                                       kernel_name="python3", execution_timeout=300)
-    images = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs
-              if "image/png" in o.get("data", {})]
-    assert len(images) >= 3
+    outputs = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 3
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert "".join(o.text for o in outputs if o.get("name") == "stderr") == ""
