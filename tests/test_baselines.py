@@ -1,6 +1,7 @@
 """The classifiers see training alone, warn of nothing, and leave results that the networks' tables can show."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -11,11 +12,12 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
 import baselines
 import experiments
-from baselines import CLASSIFIERS, LEVELS, ShrunkQDA, Statistics, fit_baselines, load_statistics, scores_of, tsne_map
+from baselines import CLASSIFIERS, ShrunkQDA, Statistics, fit_baselines, scores_of, tsne_map
 from datasets import FeatureDataset
 from figures import plot_panels
 from fma import DataError, run_command
 from runs import load_probabilities
+from statistics_dataset import LEVELS, load_statistics
 
 GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
 COLUMNS = [(feature, moment, f"{k:02d}") for feature in ("mfcc", "zcr") for moment in ("mean", "std")
@@ -132,6 +134,34 @@ def test_what_is_missing_is_named_with_its_remedy(tiny):
         load_statistics(tiny)
 
 
+@pytest.mark.parametrize("damage, words", [
+    (lambda index: index.assign(track_id=index["track_id"] + 5), "lists track 98, which tracks.csv has not"),
+    (lambda index: index.assign(track_id=index["track_id"].replace(7, 8)), "names track 8 twice"),
+])
+def test_an_index_of_other_tracks_is_named(tiny, damage, words):
+    path = tiny / "features" / "index.csv"
+    damage(pd.read_csv(path)).to_csv(path, index=False)     # rows would be taken for other tracks' statistics
+    with pytest.raises(DataError, match=f"^{path} {words}") as caught:
+        Statistics(tiny)
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_columns_stand_beside_all_of_them(tiny, fitted, tmp_path):
+    where = {"results_dir": tmp_path / "results", "runs_dir": tmp_path / "runs", "progress": False}
+    data, few = Statistics(tiny), Statistics(tiny, only="mfcc40")
+    assert few.values.shape == (96, 16) and set(few.columns.droplevel(2)) == {("mfcc", "mean"), ("mfcc", "std")}
+    assert np.array_equal(few.values, data.values[:, :16])
+    both = [fit_baselines(d, ["SVC"], **where)[0]["SVC"] for d in (data, few)]
+    assert [r["config"]["feature_parameters"]["columns"] for r in both] == [32, 16]
+    assert [r["experiment"] for r in both] == ["baseline_SVC", "baseline_SVC_mfcc40"]
+    assert sorted(path.stem for path in (tmp_path / "results" / "tiny").iterdir()) == [r["experiment"] for r in both]
+    assert both[0]["seeds"][0]["test"] == fitted[1]["SVC"]["seeds"][0]["test"] and both[1]["reported"] is None
+    zcr = [k for k, column in enumerate(COLUMNS) if column[0] == "zcr"]
+    features_csv(tiny, data.tracks.index, data.values[:, zcr], [COLUMNS[k] for k in zcr])
+    with pytest.raises(DataError, match="no column of mfcc40"):
+        Statistics(tiny, only="mfcc40")
+
+
 @pytest.mark.parametrize("keep, words", [
     (lambda t: (t["split"] != "training") | (t["genre"] != "Rock"), "genre Rock has fewer than two training clips"),
     (lambda t: t["split"] != "test", "there is no test clip"),
@@ -174,19 +204,18 @@ def test_two_genres_have_two_scores(tmp_path, name):
     assert (scores_of(model, x).argmax(1) == model.predict(x)).all()
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_nothing_is_fitted_to_validation_or_test_clips(tiny, name):
-    data = Statistics(tiny)
-    before = CLASSIFIERS[name](0).fit(*data.part("training"))
-    x = data.part("training")[0].copy()
-    expected = scores_of(before, x)
-    for split in ("validation", "test"):
-        data.values[data.rows[split]] = 1e6
-    poisoned = CLASSIFIERS[name](0).fit(*data.part("training"))
-    for what in ("mean_", "scale_"):
-        assert np.array_equal(getattr(poisoned[0], what), getattr(before[0], what))
-    assert np.allclose(poisoned[0].mean_, x.mean(0))
-    assert np.array_equal(scores_of(poisoned, x), expected)
+@pytest.mark.parametrize("poisoned, judged", [("test", "validation"), ("validation", "test")])
+def test_nothing_is_fitted_to_validation_or_test_clips(fitted, tmp_path, poisoned, judged):
+    data, _, before, _ = fitted
+    folder = make_collection(tmp_path / "tiny")
+    array = np.load(folder / "features" / "statistics.npy")
+    array[data.rows[poisoned]] = np.random.default_rng(1).normal(0, 1e3, array[data.rows[poisoned]].shape)
+    np.save(folder / "features" / "statistics.npy", array)
+    _, after = fit_baselines(Statistics(folder), repeats=1, results_dir=tmp_path / "results",
+                             runs_dir=tmp_path / "runs", progress=False)
+    scores = {name: [load_probabilities(runs[name][0], judged)["probabilities"] for runs in (before, after)]
+              for name in CLASSIFIERS}
+    assert not [name for name, (clean, spoilt) in scores.items() if not np.array_equal(clean, spoilt)]
 
 
 def test_shrinkage_matters_where_clips_are_few_and_vanishes_where_they_are_many():
@@ -261,7 +290,28 @@ def test_other_values_or_settings_are_fitted_anew(tiny, tmp_path, monkeypatch):
 def test_fewer_seeds_do_not_replace_a_result_of_more(fitted):
     data, _, _, folder = fitted
     with pytest.raises(DataError, match="baseline_MLP.json has more than 1 seed"):
-        fit_baselines(data, ["MLP"], 1, folder / "results", folder / "runs", progress=False)
+        fit_baselines(data, ["SVC", "MLP"], 1, folder / "results", folder / "runs", progress=False)
+
+
+def test_by_default_as_many_seeds_are_fitted_as_the_result_has(fitted, tmp_path, monkeypatch):
+    data, results, _, folder = fitted
+    shutil.copytree(folder / "results", tmp_path / "results")               # a fresh clone has no runs
+    names, where = ["SVC", "RandomForest"], {"results_dir": tmp_path / "results", "runs_dir": tmp_path / "runs"}
+    again, runs = fit_baselines(data, names, **where, progress=False)
+    assert [again[name]["test"] for name in names] == [results[name]["test"] for name in names]
+    assert [len(runs[name]) for name in names] == [1, 3]
+    monkeypatch.setattr(baselines, "fit_seed", lambda *args: pytest.fail("fitted before the results were read"))
+    with pytest.raises(DataError, match="MLP.json has more than 1 seed.*pass --repeats 3"):
+        fit_baselines(data, ["SVC", "MLP"], 1, **where, progress=False)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"test": null}'])
+def test_a_damaged_result_is_named(fitted, tmp_path, text):
+    path = tmp_path / "tiny" / "baseline_MLP.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"^{path} is damaged: delete it"):
+        fit_baselines(fitted[0], ["MLP"], results_dir=tmp_path, runs_dir=tmp_path / "runs", progress=False)
 
 
 def test_the_experiments_table_shows_them(fitted):

@@ -1,0 +1,145 @@
+"""Track statistics as a dataset: FMA's features.csv or those that features.py --statistics computed, with splits."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datasets import FeatureDataset
+from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
+
+LEVELS = ("feature", "statistics", "number")    # of the columns of FMA's features.csv
+ONLY = {"mfcc40": [("mfcc", "mean"), ("mfcc", "std")]}      # fewer columns, to ask what the others bring
+
+
+def load_statistics(data_dir, subset="small", features_dir=None):
+    """Read the track statistics of a collection.
+
+    Parameters
+    ----------
+    data_dir : path-like
+        ``fma_metadata/features.csv`` is read if it is there, else the cache.
+    subset : str
+    features_dir : path-like, optional
+        ``<data_dir>/features`` by default.
+
+    Returns
+    -------
+    statistics : DataFrame, float32, indexed by track_id
+        Columns have FMA's three levels: feature, statistics, number. Tracks of the subset that have any.
+
+    Raises
+    ------
+    DataError
+        If there is neither, or what is there is damaged or of other tracks.
+    """
+    path = Path(data_dir) / "fma_metadata" / "features.csv"
+    if path.is_file():
+        table = _read_features(path)
+        return table[table.index.isin(load_tracks(data_dir, subset).index)]
+    features_dir = Path(features_dir or Path(data_dir) / "features")
+    if not (features_dir / "statistics.npy").is_file():
+        raise DataError(f"neither {path} nor {features_dir}/statistics.npy is there: "
+                        f"run features.py --statistics --data-dir {data_dir}")
+    cache = FeatureDataset(data_dir, "statistics", subset=subset, features_dir=features_dir)
+    twice = cache.tracks.index[cache.tracks.index.duplicated()]
+    if len(twice):
+        raise DataError(f"{features_dir}/index.csv names track {twice[0]} twice: delete {features_dir} and run "
+                        "features.py --statistics again")
+    columns = [tuple(column.split(".")) for column in cache.info.get("columns", [])]
+    if cache.shape != (len(columns), 1) or any(len(column) != 3 for column in columns):
+        raise DataError(f"{features_dir}/statistics.json does not name the columns of statistics.npy: "
+                        f"delete {features_dir}/statistics.* and run features.py --statistics again")
+    good = np.flatnonzero(cache.tracks["status"] == "ok")
+    return pd.DataFrame(cache.raw(good)[:, :, 0].numpy(), index=cache.tracks.index[good],
+                        columns=pd.MultiIndex.from_tuples(columns, names=LEVELS))
+
+
+def _read_features(path):
+    """FMA's features.csv, all 106,574 rows of it: in single precision it takes 220 MB."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            header, fourth = [next(reader) for _ in LEVELS], next(reader)
+        if tuple(row[0] for row in header) != LEVELS or fourth[0] != "track_id":
+            raise ValueError("its first column must read " + ", ".join([*LEVELS, "track_id"]))
+        types = {0: np.int64, **dict.fromkeys(range(1, len(header[0])), np.float32)}
+        table = pd.read_csv(path, skiprows=4, header=None, index_col=0, dtype=types)
+        table.columns = pd.MultiIndex.from_arrays([row[1:] for row in header], names=LEVELS)
+    except (StopIteration, ValueError, IndexError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
+        reason = " ".join(str(error).split()) or "it is cut short"
+        raise DataError(f"{path} is not laid out like FMA's ({reason}): fetch it again, or delete it to use "
+                        "features.py --statistics") from error
+    if table.index.has_duplicates:
+        raise DataError(f"{path} names track {table.index[table.index.duplicated()][0]} twice: remove one row")
+    return table.rename_axis("track_id")
+
+
+class Statistics:
+    """Track statistics of a collection, with genres and splits as `datasets.FeatureDataset` has them.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    subset : str
+    features_dir : path-like, optional
+    only : str, optional
+        A key of `ONLY`: use these columns alone, and keep results under a name that says so.
+
+    Attributes
+    ----------
+    values : ndarray, shape (tracks, columns), float64
+        In each statistic's own unit; NaN where there is none.
+    columns : MultiIndex
+        FMA's names.
+    genres, tracks, labels, rows, artists
+        As those of `FeatureDataset`. A track is used if each of its statistics is a number.
+    left_out : int
+        Tracks that have a genre and a split, and no usable statistics.
+    """
+
+    def __init__(self, data_dir, subset="small", features_dir=None, only=None):
+        import torch
+
+        table, self.tracks = load_statistics(data_dir, subset, features_dir), load_tracks(data_dir, subset)
+        self.suffix = f"_{only}" if only else ""        # of the names of results and runs
+        if only:
+            table = table.loc[:, [column[:2] in ONLY[only] for column in table.columns]]
+        if not len(table.columns):
+            raise DataError(f"{data_dir}: its statistics have no column of {only}: run baselines.py without --only")
+        self.name, self.columns = dataset_name(data_dir, subset), table.columns
+        self.values = table.reindex(self.tracks.index).to_numpy(np.float64, copy=True)
+        self.genres = sorted(self.tracks["genre"].dropna().unique())
+        labels = pd.Categorical(self.tracks["genre"], self.genres).codes.astype(np.int64)
+        wanted = (labels >= 0) & self.tracks["split"].isin(SPLITS).to_numpy()
+        usable = wanted & np.isfinite(self.values).all(axis=1)
+        self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
+        self.left_out = int(wanted.sum() - usable.sum())
+        counts = np.bincount(labels[self.rows["training"]], minlength=len(self.genres))
+        few = [genre for genre, count in zip(self.genres, counts, strict=True) if count < 2]
+        empty = [split for split in SPLITS if not len(self.rows[split])]
+        if few or empty or counts.sum() < 5:    # two to have a variance, five to be neighbours
+            what = f"genre {some(few)} has fewer than two training clips" if few else (
+                f"there is no {some(empty)} clip" if empty else "there are fewer than five training clips")
+            raise DataError(f"{data_dir}: {what} with statistics ({self.left_out} tracks have none); "
+                            "python fma.py says what is wrong with the metadata")
+        self.labels, self.artists = torch.from_numpy(labels), artists_of(self.tracks)
+
+    def __repr__(self):
+        counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
+        return (f"{self.name}: {len(self.columns)} statistics, {len(self.genres)} genres, {counts}, "
+                f"{self.left_out} left out" + (" - SYNTHETIC" if self.name == "demo" else ""))
+
+    def part(self, split):
+        """Values (clips, columns) and labels (clips,) of a split."""
+        return self.values[self.rows[split]], self.labels[self.rows[split]].numpy()
+
+    def fingerprint(self):
+        """A hash of all that a classifier is given: values, labels, splits, columns."""
+        code = hashlib.sha256(repr((self.genres, list(self.columns))).encode())
+        for split in SPLITS:
+            for array in (self.tracks.index[self.rows[split]].to_numpy(np.int64), *self.part(split)):
+                code.update(np.ascontiguousarray(array))
+        return code.hexdigest()[:16]
