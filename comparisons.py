@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from cnn_models import layer_table
-from devices import autocast, choose_precision
+from devices import autocast, choose_precision, keep_memory
 from evaluation import compare, holm
 from experiments import EXPERIMENTS
 from fma import DataError
@@ -133,7 +133,7 @@ def surest_mistakes(run, tracks, most=5):
     first = sorted(np.unique(test["artists"][order], return_index=True)[1])[:most]
     order = order[first]
     names = [column for column in ("artist", "title") if column in tracks]
-    return tracks.loc[test["tracks"][order], names].assign(
+    return tracks.loc[test["tracks"][order], names].fillna("").assign(
         true=test["genres"][test["labels"][order]], predicted=test["genres"][said[order]],
         **{"probability %": (100 * sureness[order]).round().astype(int)})
 
@@ -181,6 +181,7 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     dataset : FeatureDataset
         Gives the size of a clip, the number of genres, and the device.
     """
+    keep_memory()                                       # as training does
     row, device = EXPERIMENTS[name], dataset.device
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     network = network.to(device, memory_format=torch.channels_last)

@@ -237,6 +237,7 @@ def test_files_keep_the_contract(cache):
 def command(*args, **kwargs):
     environment = {k: v for k, v in os.environ.items() if k != "DATA_DIR"}
     return subprocess.Popen([sys.executable, ROOT / "features.py", *map(str, args)], env=environment, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),    # a shell may ignore it
                             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs)
 
 
