@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
+from synthetic import make_collection
 
 import demo as corpus
 import features
@@ -77,3 +79,18 @@ def write_cache(data_dir, name, stored, ids=None, status=None, **info):
     np.save(folder / f"{name}.npy", stored)
     (folder / f"{name}.json").write_text(json.dumps({"scale": 1.0, "offset": 0.0} | info))
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for torch, as in the subprocesses: the same sums in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small collection of random features. Shared within a module: read it, change a copy."""
+    return make_collection(tmp_path_factory.mktemp("data") / "tiny")

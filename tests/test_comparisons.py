@@ -15,6 +15,8 @@ from fma import DataError
 from runs import load_history, load_probabilities
 
 NAMES = ["chroma_cqt_square", "chroma_cqt_temporal", "chroma_cqt_frequency"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,8 @@ def tiny(tmp_path_factory):
 def trained(tiny, tmp_path_factory):
     """Three experiments with two seeds, of which the first is 5."""
     folder = tmp_path_factory.mktemp("trained")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found = experiments.run_experiments(NAMES, tiny, 5, 2, seed=5, runs_dir=folder / "runs", progress=False,
                                         results_dir=folder / "results", device="cpu")
-    torch.set_num_threads(threads)
     return folder, *found
 
 

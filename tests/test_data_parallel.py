@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import ROOT, make_collection, quiet_environment
+from synthetic import ROOT, quiet_environment
 from torch import nn
 
 import devices
@@ -20,18 +20,8 @@ import runs
 import training
 from experiments import EXPERIMENTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)                    # as in the subprocesses: the same sums in the same order
-    yield
-    torch.set_num_threads(threads)
 
 
 JOINT = ("cqt_square", "cqt_parallel_gru_bi")

@@ -26,13 +26,8 @@ CRNNS = {               # LSTM, bidirectional LSTM, GRU, bidirectional GRU
 BINS = {"cqt": 84, "mel_stft": 128, "mel128": 128, "chroma_cqt": 12, "chroma_cens": 12, "chroma_stft": 12}
 FAST = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from synthetic import make_collection
 
 import leakage
 from datasets import FeatureDataset
 from fma import DataError, artists_of, load_tracks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +118,8 @@ def test_what_cannot_be_cut_is_one_line(tiny, tmp_path, change, message):
 
 
 def test_the_ladder_is_trained_and_its_results_are_kept(tiny, tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found = leakage.run_ladder(tiny, "cqt_square", 64, epochs=1, results_dir=tmp_path / "results", device="cpu",
                                runs_dir=tmp_path / "runs", folder=tmp_path / "ladder", progress=False)
-    torch.set_num_threads(threads)
     assert list(found) == list(leakage.RUNGS)
     for rung, result in found.items():
         path = tmp_path / "results" / "ladder" / f"tiny_{rung}" / "cqt_square.json"

@@ -3,25 +3,19 @@
 import json
 
 import pytest
-import torch
 from synthetic import make_collection
 
 import reproduce
 from fma import DataError, run_command
 from study import EXPERIMENTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return make_collection(tmp_path_factory.mktemp("data") / "tiny", features=(("chroma_cqt", 12),))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_without_audio_only_what_is_cached_is_run(tiny):

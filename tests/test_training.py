@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import GENRES, ROOT, make_collection, quiet_environment
+from synthetic import GENRES, ROOT, quiet_environment
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -28,18 +28,8 @@ from training import Training, learning_rate
 
 SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)                    # as in the subprocesses: the same sums in the same order
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(data, runs_dir, model="SquareCNN", feature="chroma_cqt", **settings):
