@@ -37,7 +37,7 @@ from evaluation import summarise
 from fma import SPLITS, SUBSETS, DataError, find_data, progress_bar, run_command, some
 from runs import is_finished, load_config, load_probabilities, save_probabilities, save_whole
 from statistics_dataset import ONLY, Statistics
-from tables import read_result, results_table
+from tables import read_result, results_table, save_result
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
@@ -180,10 +180,7 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
             fit_seed(name, data, seed, run_dir, {**common, "model": model, "training": {"seed": seed}})
     results = {name: _summarise(name, paths, data.suffix) for name, paths in runs.items()}
     for name, result in results.items():
-        path = _result_path(results_dir, data, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=1) + "\n"
-        save_whole(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        save_result(_result_path(results_dir, data, name), result, [load_probabilities(run) for run in runs[name]])
     return results, runs
 
 

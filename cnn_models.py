@@ -88,17 +88,17 @@ class DenseBlock(nn.Module):
 BLOCKS = {"basic": conv_block, "resnet": ResidualBlock, "densenet": DenseBlock}
 
 
-def dense_layers(*widths):
-    """Fully connected layers: Dropout 0.5 before each, ReLU after each but the last.
+def dense_layers(*widths, dropouts=None):
+    """Fully connected layers: Dropout 0.5 before the first `dropouts` of them (None: all), ReLU after all but the last.
 
-    >>> len(dense_layers(256, 32, 8))    # Dropout, Linear, ReLU, Dropout, Linear
-    5
+    >>> len(dense_layers(256, 32, 8)), len(dense_layers(256, 32, 8, dropouts=1))    # the second Dropout is missing
+    (5, 4)
     """
     if widths[-1] < 2:
         raise ValueError(f"n_classes must be at least 2, not {widths[-1]}")
     layers = []
-    for n_in, n_out in pairwise(widths):
-        layers += [nn.Dropout(0.5), nn.Linear(n_in, n_out), nn.ReLU()]
+    for k, (n_in, n_out) in enumerate(pairwise(widths)):
+        layers += [nn.Dropout(0.5)] * (dropouts is None or k < dropouts) + [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -144,6 +144,8 @@ class FrequencyCNN(nn.Module):
     last_pool : int, optional
         Frames under the last max pool; by default all that are left. 6 is the original study's,
         which at 640 frames never sees the last four of ten.
+    dropouts : int, optional
+        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
 
     Raises
     ------
@@ -156,7 +158,7 @@ class FrequencyCNN(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, blocks=("basic",) * 4, last_pool=None):
+    def __init__(self, n_bins, n_frames=640, n_classes=8, blocks=("basic",) * 4, last_pool=None, dropouts=None):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=1, min_frames=64)
         if len(blocks) != 4 or not set(blocks) <= set(BLOCKS):
@@ -170,7 +172,7 @@ class FrequencyCNN(nn.Module):
         )
         values = 32 * n_bins
         hidden = (512, 128, 32) if values > 512 else (256, 32)
-        self.classify = dense_layers(values, *hidden, n_classes)
+        self.classify = dense_layers(values, *hidden, n_classes, dropouts=dropouts)
 
     def forward(self, x):                    # (batch, bins, frames)
         x = self.convolve(x.unsqueeze(1))    # (batch, 32, bins, 1)
@@ -190,6 +192,8 @@ class TemporalCNN(nn.Module):
     last_pool : int, optional
         Frames under the last max pool; by default all that are left. 6 is the original study's,
         which at 640 frames never sees the last four of ten.
+    dropouts : int, optional
+        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
 
     Raises
     ------
@@ -202,7 +206,7 @@ class TemporalCNN(nn.Module):
     torch.Size([2, 4])
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None):
+    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=1, min_frames=64)
         self.spectral = pooled(conv_block(1, 64, (n_bins, 5), padding=(0, 2)), (1, 4))    # "valid" in frequency
@@ -211,7 +215,7 @@ class TemporalCNN(nn.Module):
             pooled(conv_block(128, 256, (1, 5)), (1, 4)),    # 256 × 1 × frames / 64
             pooled(conv_block(256, 512, (1, 5)), (1, last_pool_width(n_frames, last_pool))),
         )
-        self.classify = dense_layers(512, 256, 32, n_classes)
+        self.classify = dense_layers(512, 256, 32, n_classes, dropouts=dropouts)
 
     def forward(self, x):                    # (batch, bins, frames)
         x = self.spectral(x.unsqueeze(1))    # (batch, 64, 1, frames / 4)
@@ -256,6 +260,8 @@ class SquareCNN(nn.Module):
         Frames under the last max pool; by default all that are left, and all bins that are left.
         6 is the original study's, which at 640 frames never sees the last four of ten. With a number the
         last pool sees 60 % of the bins, rounded up, as in the original: 5 of 7 at 84 bins, 6 of 10 at 128.
+    dropouts : int, optional
+        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
 
     Raises
     ------
@@ -268,7 +274,7 @@ class SquareCNN(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None):
+    def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=8, min_frames=64)
         heights, bins = square_heights(n_bins)
@@ -276,7 +282,7 @@ class SquareCNN(nn.Module):
             bins = (6 * bins + 9) // 10                   # 1 of 1, 5 of 7, 6 of 10
         pools = [(height, 4) for height in heights] + [(bins, last_pool_width(n_frames, last_pool))]
         self.convolve = square_layers(n_bins, pools)
-        self.classify = dense_layers(256, 128, 32, n_classes)
+        self.classify = dense_layers(256, 128, 32, n_classes, dropouts=dropouts)
 
     def forward(self, x):                    # (batch, bins, frames)
         x = self.convolve(x.unsqueeze(1))    # (batch, 256, 1, 1)

@@ -1,7 +1,6 @@
 """Several experiments side by side: what a notebook asks of them once they are trained."""
 
 import time
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,8 @@ import torch
 
 from cnn_models import layer_table
 from devices import autocast, choose_precision, keep_memory
-from evaluation import compare, holm
 from experiments import EXPERIMENTS
-from fma import DataError
+from predictions import compare_predictions, prediction_table
 from runs import load_config, load_probabilities, load_weights
 from training import MODELS, build
 
@@ -62,21 +60,14 @@ def compare_runs(runs, pairs=None):
     DataFrame, a row per pair: ``difference`` of mean accuracy in points, its 95 % ``interval`` over artists, the
         ``p`` of a test that exchanges the two artist by artist, and ``p (Holm)``, corrected for the number of pairs.
     """
-    tests = {name: [load_probabilities(run) for run in paths] for name, paths in runs.items()}
-    scores = {name: np.stack([test["probabilities"] for test in seeds]) for name, seeds in tests.items()}
-    one = next(iter(tests.values()))[0]
-    for name, seeds in tests.items():
-        if any(not np.array_equal(test["tracks"], one["tracks"]) for test in seeds):
-            raise DataError(f"{name} was tested on other clips than {next(iter(tests))}: train it on the same data")
-    pairs = list(combinations(runs, 2)) if pairs is None else pairs
-    found = [compare(one["labels"], scores[a], scores[b], one["artists"]) for a, b in pairs]
-    table = pd.DataFrame({
-        "difference": [round(100 * f["difference"], 1) for f in found],
-        "interval": [" to ".join(f"{100 * end:+.1f}" for end in f["interval"]) for f in found],
-        "p": [round(f["p_value"], 4) for f in found],
-        "p (Holm)": np.round(holm([f["p_value"] for f in found]), 4),
-    }, index=[f"{a} − {b}" for a, b in pairs])
-    return table
+    tables = {name: prediction_table([load_probabilities(run) for run in paths], range(len(paths)))
+              for name, paths in runs.items()}
+    found = compare_predictions(tables, pairs)
+    return pd.DataFrame({
+        "difference": found["difference"].round(1).to_numpy(),
+        "interval": [f"{low:+.1f} to {high:+.1f}" for low, high in zip(found["low"], found["high"], strict=True)],
+        "p": found["p"].round(4).to_numpy(), "p (Holm)": found["p (Holm)"].round(4).to_numpy(),
+    }, index=[f"{a} − {b}" for a, b in zip(found["a"], found["b"], strict=True)])
 
 
 def verdicts(table, level=0.05):

@@ -54,6 +54,8 @@ class SequentialCRNN(nn.Module):
         Kind of the recurrent layer, of 128 hidden values.
     bidirectional : bool
         Read the steps in both directions.
+    dropouts : int, optional
+        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
 
     Raises
     ------
@@ -66,7 +68,7 @@ class SequentialCRNN(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False):
+    def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False, dropouts=None):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=8, min_frames=32)
         heights, bins = square_heights(n_bins)
@@ -74,7 +76,7 @@ class SequentialCRNN(nn.Module):
             bins = 4                                # of 7, as in the original study
         self.convolve = square_layers(n_bins, [(height, 2) for height in heights] + [(bins, 4)])
         self.recur, n_values = recurrent_layer(rnn, 256, bidirectional)
-        self.classify = dense_layers(n_values, 128, 32, n_classes)
+        self.classify = dense_layers(n_values, 128, 32, n_classes, dropouts=dropouts)
 
     def forward(self, x):                           # (batch, bins, frames)
         x = self.convolve(x.unsqueeze(1))           # (batch, 256, 1, frames / 32)
@@ -98,6 +100,8 @@ class ParallelCRNN(nn.Module):
         Read the steps in both directions.
     last_pool : int, optional
         As in SquareCNN: 6 is the original study's.
+    dropouts : int, optional
+        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
 
     Raises
     ------
@@ -115,12 +119,13 @@ class ParallelCRNN(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False, last_pool=None):
+    def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False, last_pool=None,
+                 dropouts=None):
         super().__init__()
         self.convolve = SquareCNN(n_bins, n_frames, n_classes, last_pool).convolve
         self.average = nn.AvgPool1d(20)
         self.recur, n_values = recurrent_layer(rnn, n_bins, bidirectional)
-        self.classify = dense_layers(256 + n_values, 256, 32, n_classes)
+        self.classify = dense_layers(256 + n_values, 256, 32, n_classes, dropouts=dropouts)
 
     def forward(self, x):                                       # (batch, bins, frames)
         local = self.convolve(x.unsqueeze(1)).flatten(1)        # (batch, 256)

@@ -234,7 +234,12 @@ def compare(labels, probabilities_a, probabilities_b, artists=None):
     for probabilities in (probabilities_a, probabilities_b):
         labels, scores = _check(labels, probabilities)
         right.append((scores.argmax(-1) == labels).mean(0))
-    difference = right[0] - right[1]
+    return compare_correctness(*right, artists)
+
+
+def compare_correctness(right_a, right_b, artists=None):
+    """As `compare`, of the share of seeds, 0 to 1, that were right about each clip: arrays (clips,)."""
+    difference = np.asarray(right_a) - np.asarray(right_b)
     return {"difference": _plain(difference.mean()), "interval": _plain(bootstrap_interval(difference, artists)),
             "p_value": _plain(artist_flips(difference, artists))}
 

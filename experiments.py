@@ -9,7 +9,6 @@
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +17,17 @@ import numpy as np
 
 from evaluation import format_table, summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, progress_bar, run_command, some
-from runs import load_config, load_history, load_probabilities, save_whole, selected
+from runs import load_config, load_history, load_probabilities, selected
 from study import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS
-from tables import load_results, read_result, results_table, save_figures, save_intervals, write_marked_tables
+from tables import (
+    load_results,
+    read_result,
+    results_table,
+    save_figures,
+    save_intervals,
+    save_result,
+    write_marked_tables,
+)
 
 
 def count_parameters(name, args):
@@ -102,8 +109,7 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": k}, progress=progress, **where)[0]
             for k in seeds]
     result = summarise_runs(name, runs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
+    save_result(path, result, [load_probabilities(run) for run in runs])
     return result
 
 

@@ -24,11 +24,10 @@ import numpy as np
 import pandas as pd
 
 from datasets import load_index, open_feature
-from evaluation import format_accuracy, format_interval, format_table
 from experiments import EXPERIMENTS, run_experiments
 from fma import SPLITS, SUBSETS, DataError, artists_of, dataset_name, find_data, load_tracks, run_command
+from tables import RUNGS, ladder_table
 
-RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")
 COPIES = 2                      # altered copies of a chunk, beside the chunk itself
 GAIN_DB, NOISE_DB = 6.0, 1.0    # a copy is louder or softer by up to so much, its values off by so much (deviation)
 
@@ -193,13 +192,6 @@ def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", 
                                      runs_dir=runs_dir, progress=progress, **where)
         found[rung] = results[experiment]
     return found
-
-
-def ladder_table(results):
-    """The rungs as Markdown: training chunks, validation and test accuracy, the interval over artists."""
-    rows = [[rung.replace("_", ", "), r["test"]["clips"], format_accuracy(r["test"]),
-             format_interval(r["test"]["interval"])] for rung, r in results.items()]
-    return format_table(rows, ["split", "test chunks", "test %", "95 % interval"])
 
 
 def main(argv=None):

@@ -21,8 +21,9 @@ EXPERIMENTS = {
 }
 for kind, second, every in (("resnet", 42.8, 44.8), ("densenet", 45.8, 46.7)):
     for place, blocks, reported in (("second", ("basic", kind, "basic", "basic"), second), ("all", (kind,) * 4, every)):
-        EXPERIMENTS[f"cqt_frequency_{kind}_{place}"] = {
-            "feature": "cqt", "model": "FrequencyCNN", "args": {"blocks": blocks}, "reported": reported}
+        for feature, figure in (("cqt", reported), ("mel128", None)):
+            EXPERIMENTS[f"{feature}_frequency_{kind}_{place}"] = {
+                "feature": feature, "model": "FrequencyCNN", "args": {"blocks": blocks}, "reported": figure}
 for model, figures in (("SequentialCRNN", (41.5, 40.1, 44.9, 43.4)), ("ParallelCRNN", (42.0, 44.9, 43.1, 41.6))):
     for k, reported in enumerate(figures):
         rnn, both = ("lstm", "gru")[k // 2], bool(k % 2)
@@ -41,14 +42,19 @@ CHANGES = {
     "linear_raw": {"scale": "linear", "normalise": "nothing"},  # as the original fed its networks
     "raw": {"normalise": "nothing"},
     "one_norm": {"normalise": "feature"},                       # one mean and deviation for all bins
+    "one_dropout": {"args": {"dropouts": 1}},                   # before the first dense layer alone
     "last_pool6": {"args": {"last_pool": 6}},                   # the original's, which drops four of ten frames
 }
-ABLATED = {"cqt_frequency": CHANGES, "cqt_square": CHANGES, "mel_stft_frequency": CHANGES, "mel_stft_square": CHANGES,
-           "mel128_frequency": list(CHANGES)[:4], "mel128_square": list(CHANGES)[:4]}   # 128 frames leave two to pool
+ABLATED = dict.fromkeys(("cqt_frequency", "cqt_square", "mel_stft_frequency", "mel_stft_square"), list(CHANGES))
+ABLATED |= dict.fromkeys(("mel128_frequency", "mel128_square"), list(CHANGES)[:5])  # 128 frames leave two to pool
+ABLATED |= {"cqt_frequency_resnet_all": ["linear_raw"], "cqt_sequential_gru": ["linear_raw", "one_dropout"],
+            "cqt_parallel_gru": ["linear_raw", "one_dropout", "last_pool6"],
+            "mel128_sequential_gru": ["linear_raw", "one_dropout"],
+            "mel128_parallel_gru": ["linear_raw", "one_dropout"]}
 for name, changes in ABLATED.items():
     for change in changes:
-        row = EXPERIMENTS[name]
-        EXPERIMENTS[f"{name}_{change}"] = row | CHANGES[change] | {"reported": None, "ablates": name}
+        row = EXPERIMENTS[name] | CHANGES[change] | {"reported": None, "ablates": name}
+        EXPERIMENTS[f"{name}_{change}"] = row | {"args": EXPERIMENTS[name].get("args", {}) | row.get("args", {})}
 
 # make demo: one of each family, with a schedule that takes a laptop minutes.
 DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")

@@ -5,7 +5,9 @@ In the README a table stands between two comments, of which the first says what 
     <!-- table fma_small mel128_* baseline_* -->
     <!-- end -->
 
-and ``python experiments.py table --readme README.md`` writes it anew from ``results/``.
+and ``python experiments.py table --readme README.md`` writes it anew from ``results/``. Instead of ``table``, the rows
+of the study, there is ``ablations fma_small mel128_*``, those with one thing changed, and ``ladder fma_small
+mel128_square``, splits that leak.
 """
 
 import json
@@ -17,10 +19,12 @@ import numpy as np
 
 from evaluation import format_accuracy, format_interval, format_table
 from fma import DataError
+from predictions import compare_predictions, load_predictions, prediction_table
 from runs import load_history, load_probabilities, save_whole
 from study import EXPERIMENTS, TITLES
 
-MARKED = re.compile(r"(<!-- table (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of leakage.py, least leaky first
 
 
 def results_table(results, seconds=False):
@@ -40,8 +44,6 @@ def results_table(results, seconds=False):
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
              format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
              *([_seconds(np.mean([s["seconds"] for s in r["seeds"]]))] * seconds)] for r in results]
-    clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
-                             for what in ("clips", "artists", "seeds"))
     trained = [r for r in results if r["seeds"][0]["epoch"] is not None]        # the others are baselines, and have
     absent = () if trained else ("parameters", "test_max %")                    # neither epochs nor these
     name, note = results[0]["dataset"], ""
@@ -58,10 +60,17 @@ def results_table(results, seconds=False):
             row += [None if None in best else mean_and_sd(best)] + [figure] * any(reported)
     kept = [k for k, column in enumerate(columns) if column not in absent]
     rows, columns = [[row[k] for k in kept] for row in rows], [columns[k] for k in kept]
-    return (format_table(rows, columns) + f"\n\nMeasured on {TITLES.get(name, name)}; {clips} test clips of "
-            f"{artists} artists, {seeds} seed{'' if seeds == '1' else 's'}, "
-            f"{'epoch chosen on validation, ' if trained else ''}"
-            f"interval over artists.{note}")
+    return f"{format_table(rows, columns)}\n\n{measured_on(results)}{note}"
+
+
+def measured_on(results):
+    """The sentence under a table: data, clips, artists, seeds, protocol."""
+    clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
+                             for what in ("clips", "artists", "seeds"))
+    name, trained = results[0]["dataset"], any(r["seeds"][0]["epoch"] is not None for r in results)
+    return (f"Measured on {TITLES.get(name, name)}; {clips} test clips of {artists} artists, {seeds} "
+            f"seed{'' if seeds == '1' else 's'}, {'epoch chosen on validation, ' if trained else ''}"
+            "interval over artists.")
 
 
 def span(values):
@@ -127,6 +136,24 @@ def read_result(path):
         raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
 
 
+def save_result(path, result, tests):
+    """Write a result, and beside it what each run said of every test clip.
+
+    Parameters
+    ----------
+    path : Path
+        ``<results>/<dataset>/<experiment>.json``; the predictions go to the CSV of the same name.
+    result : dict
+    tests : list of dict
+        As `runs.load_probabilities` gives them, one for each of the result's seeds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = prediction_table(tests, [seed["seed"] for seed in result["seeds"]])
+    save_whole(path.with_suffix(".csv"), lambda temporary: table.to_csv(temporary, lineterminator="\n"))
+    text = json.dumps(result, indent=1) + "\n"
+    save_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def load_results(folder):
     """The results in a folder: the baselines', then in the order of `EXPERIMENTS`."""
     paths = [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{name}.json" for name in EXPERIMENTS)]
@@ -136,28 +163,101 @@ def load_results(folder):
     return results
 
 
+def ablation_pairs(results):
+    """What was ablated: for each result with one thing changed the change, the row that it was made to, and itself."""
+    there = {r["experiment"]: r for r in results}
+    bases = {name: EXPERIMENTS.get(name, {}).get("ablates") for name in there}
+    return [(name[len(base) + 1:], there[base], there[name]) for name, base in bases.items() if base in there]
+
+
+def compare_ablations(results_dir, pairs):
+    """Test every change: as `predictions.compare_predictions`, changed minus unchanged, with what was changed."""
+    tables = {r["experiment"]: load_predictions(Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv")
+              for _, base, changed in pairs for r in (base, changed)}
+    found = compare_predictions(tables, [(changed["experiment"], base["experiment"]) for _, base, changed in pairs])
+    return found.assign(change=[change for change, _, _ in pairs])
+
+
+def ablations_table(results, results_dir="results"):
+    """The ablations as Markdown: accuracies without and with each change, and whether the difference is real."""
+    pairs = ablation_pairs(results)
+    if not pairs:
+        raise DataError("no ablation among the results: run a row with one thing changed, and the row itself")
+    found = compare_ablations(results_dir, pairs)
+    rows = [[base["experiment"], change, *(mean_and_sd([s["validation"] for s in r["seeds"]]) for r in (base, changed)),
+             *(format_accuracy(r["test"]) for r in (base, changed)),
+             f"{f['difference']:+.1f}", f"{f['low']:+.1f} to {f['high']:+.1f}", p_word(f["p (Holm)"])]
+            for (change, base, changed), (_, f) in zip(pairs, found.iterrows(), strict=True)]
+    columns = ["experiment", "change", "validation %", "changed", "test %", "changed", "difference",
+               "95 % interval", "p (Holm)"]
+    return format_table(rows, columns) + "\n\n" + measured_on([r for _, *both in pairs for r in both])
+
+
+def p_word(p):
+    """A p-value as a table shows it.
+
+    >>> p_word(0.0312), p_word(0.0001)
+    ('0.031', '< 0.001')
+    """
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
+def load_ladder(results_dir, dataset, experiment):
+    """The results of `leakage.run_ladder`: rung to result, least leaky first."""
+    there = {rung: read_result(Path(results_dir) / "ladder" / f"{dataset}_{rung}" / f"{experiment}.json")
+             for rung in RUNGS}
+    found = {rung: result for rung, result in there.items() if result}
+    if not found:
+        raise DataError(f"{results_dir}/ladder has no {experiment} on {dataset}: python leakage.py {experiment}")
+    return found
+
+
+def ladder_table(results):
+    """The rungs as Markdown: test chunks, accuracy on validation and test, and the interval over artists.
+
+    Parameters
+    ----------
+    results : dict of str to dict
+        Rung to result.
+    """
+    rows = [[rung.replace("_", ", "), f"{r['test']['clips']:,}", mean_and_sd([s["validation"] for s in r["seeds"]]),
+             format_accuracy(r["test"]), format_interval(r["test"]["interval"])] for rung, r in results.items()]
+    rung, one = next(iter(results.items()))
+    name, frames = one["dataset"].removesuffix(f"_{rung}"), one["config"]["model"]["args"]["n_frames"]
+    seeds = span(sorted({r["test"]["seeds"] for r in results.values()}))
+    return (format_table(rows, ["split", "test chunks", "validation %", "test %", "95 % interval"]) +
+            f"\n\nMeasured on {TITLES.get(name, name)}: {one['experiment']} on chunks of {frames} frames; {seeds} "
+            f"seed{'' if seeds == '1' else 's'}, epoch chosen on validation, interval over artists.")
+
+
 def marked_tables(text, results_dir="results"):
     """A text with every marked table written anew from the results.
 
     Parameters
     ----------
     text : str
-        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; a name may hold ``*``.
+        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; a name may hold ``*``. For ``table``
+        these are rows of the study and baselines, for ``ablations`` the rows with one thing changed, and ``ladder``
+        takes the name of one experiment.
     results_dir : path-like
 
     Returns
     -------
     str
     """
-    def table(match):
-        begin, dataset, names, end = match.groups()
+    def write(match):
+        begin, kind, dataset, names, end = match.groups()
+        if kind == "ladder":
+            return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
         chosen = [r for r in load_results(Path(results_dir) / dataset)
-                  if any(fnmatch(r["experiment"], name) for name in names.split())]
+                  if any(fnmatch(r["experiment"], name) for name in names.split())
+                  and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
         if not chosen:
             raise DataError(f"{results_dir}/{dataset} has no result that is named {names}: mend the table's first line")
-        return f"{begin}\n{results_table(chosen)}\n\n{end}"
+        table = ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
+        return f"{begin}\n{table}\n\n{end}"
 
-    return MARKED.sub(table, text)
+    return MARKED.sub(write, text)
 
 
 def write_marked_tables(path, results_dir="results"):

@@ -13,6 +13,7 @@ import runs
 import training
 from experiments import EXPERIMENTS, load_results, results_table, run_experiment
 from fma import DataError, run_command
+from predictions import load_predictions
 
 # Best test accuracy over saved epochs, in per cent, from the tables of the original study.
 CNNS = {                # frequency, temporal, square
@@ -120,6 +121,15 @@ def test_a_result_holds_all_that_a_table_needs(tiny, three_seeds):
     assert result["test"]["clips"] == 12 and result["test"]["artists"] == 6 and result["test"]["seeds"] == 3
     assert np.sum(result["test"]["confusion"]) == 3 * 12 and set(result["versions"]) >= {"python", "torch", "numpy"}
     assert len(result["test"]["macro_auc_per_seed"]) == 3
+
+
+def test_what_each_seed_said_stands_beside_the_result(three_seeds):
+    folder, result = three_seeds
+    said = load_predictions(folder / "results" / "tiny" / "chroma_cqt_square.csv")
+    assert list(said.columns) == ["artist", "genre", "seed0", "seed1", "seed2"] and len(said) == 12
+    for seed in result["seeds"]:
+        assert (said[f"seed{seed['seed']}"] == said["genre"]).mean() == pytest.approx(seed["test"], abs=1e-6)
+    assert said["artist"].nunique() == result["test"]["artists"]
 
 
 def test_accuracies_are_those_of_the_saved_probabilities(three_seeds):
@@ -235,7 +245,7 @@ def test_run_then_table(tiny, tmp_path, capsys):
     names = ("chroma_cqt_temporal", "chroma_cqt_square")
     status, ran, _ = command(capsys, "run", *names, "--quick", "--epochs", 1, *where)
     assert status == 0 and [row["experiment"] for row in cells(ran)] == list(names)
-    assert sorted(path.name for path in (tmp_path / "results" / "tiny").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "results" / "tiny").glob("*.json")) == [
         "chroma_cqt_square.json", "chroma_cqt_temporal.json"]
     config = runs.load_config(tmp_path / "runs" / "tiny" / "chroma_cqt_square" / "seed0")["training"]
     assert (config["epochs"], config["batch_size"], config["one_cycle"]) == (1, 16, True)
