@@ -3,11 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 import experiments
 import tables
+from evaluation import summarise
 from fma import DataError, run_command
 
 MARKED = ["README.md", "benchmarks/README.md", "notebooks/README.md"]
@@ -62,3 +64,50 @@ def test_a_mark_without_results_is_one_line(results, text, message):
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert run_command(lambda: experiments.main(["table", "--readme", str(tmp_path / "none.md")])) == 2
     assert "none.md not found" in capsys.readouterr().err
+
+
+def made_up(name, seed, accuracy, folder):
+    """A result of one seed on 40 clips of 20 artists, right on the share given, and its predictions."""
+    labels = np.arange(40) % 2
+    right = np.random.default_rng(0).permutation(40) < round(accuracy * 40)     # the better one wherever the worse is
+    test = {"probabilities": np.eye(2)[np.where(right, labels, 1 - labels)], "labels": labels, "tracks": np.arange(40),
+            "artists": np.arange(40) // 2, "genres": np.array(["Folk", "Rock"])}
+    summary = summarise(labels, test["probabilities"], test["artists"], ["Folk", "Rock"])
+    seeds = [{"seed": seed, "epoch": 1, "epochs": 1, "validation": 0.5, "test": accuracy, "test_max": None,
+              "seconds": 1.0}]
+    result = {"experiment": name, "dataset": folder.name, "seeds": seeds, "test": summary, "parameters": 10,
+              "config": {"model": {"class": "SquareCNN", "args": {}}, "feature": "cqt", "training": {},
+                         "feature_parameters": {}}}
+    tables.save_result(folder / f"{name}.json", result, [test])
+
+
+@pytest.fixture
+def ablated(tmp_path):
+    for name, accuracy in (("cqt_square", 0.9), ("cqt_square_linear", 0.4), ("cqt_square_raw", 0.9),
+                           ("cqt_frequency_raw", 0.5)):
+        made_up(name, 0, accuracy, tmp_path / "some")
+    return tmp_path
+
+
+def test_an_ablation_is_compared_with_the_row_that_it_changes(ablated):
+    text = tables.marked_tables("<!-- ablations some cqt_* -->\n<!-- end -->", ablated)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cqt")]
+    assert [row[:2] for row in rows] == [["cqt_square", "linear"], ["cqt_square", "raw"]]   # no row to compare the last
+    linear, raw = rows
+    assert linear[4:7] == ["90.0", "40.0", "-50.0"] and linear[8] == "< 0.001"
+    assert raw[4:7] == ["90.0", "90.0", "+0.0"] and raw[8] == "1.000"
+    low, high = (float(end) for end in linear[7].split(" to "))
+    assert low < -50 < high < 0 and "40 test clips of 20 artists, 1 seed" in text
+
+
+def test_rows_with_one_thing_changed_are_not_rows_of_the_study(ablated):
+    text = tables.marked_tables("<!-- table some cqt_* -->\n<!-- end -->", ablated)
+    assert "| cqt_square " in text and "cqt_square_linear" not in text
+
+
+def test_what_cannot_be_compared_is_one_line(ablated):
+    for names, message in (("cqt_frequency*", "no ablation among the results"), ("cqt_square*", "cqt_square.csv not")):
+        (ablated / "some" / "cqt_square.csv").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=message) as error:
+            tables.marked_tables(f"<!-- ablations some {names} -->\n<!-- end -->", ablated)
+        assert "\n" not in str(error.value)
