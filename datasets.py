@@ -181,7 +181,11 @@ class FeatureDataset:
         import torch
 
         y = self.labels[torch.as_tensor(rows, device=self.labels.device)]
-        return self.raw(rows).sub_(self.mean).div_(self.std), y
+        return self.normalised(self.raw(rows)), y
+
+    def normalised(self, x):
+        """Values in the feature's unit, normalised in their place as the last call of `normalise` says."""
+        return x.sub_(self.mean).div_(self.std)
 
     def normalise(self, mean=None, std=None, per="bin"):
         """Set the normalisation of each bin: as given, or fitted on the training clips alone.

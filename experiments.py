@@ -134,7 +134,8 @@ def would_be_lost(path, row, settings, seeds):
         new = asdict(Training(**{**row.get("training", {}), **settings}))
     except (TypeError, DataError):
         return ""                                           # what is wrong with them is the run's to say
-    differ = [key for key in new if key not in ("seed", "precision") and new[key] != old.get(key, new[key])]
+    old = asdict(Training()) | old                          # what is off is not in it
+    differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 

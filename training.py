@@ -20,22 +20,25 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import runs
+from augmentation import AUGMENTATIONS, Augmentation, augment
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import FeatureDataset
 from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
+from inference import predict, score
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
 
 
 @dataclass
-class Training:
-    """Settings of one run. The defaults are the original study's."""
+class Training(Augmentation):
+    """Settings of one run, those of `augmentation.Augmentation` included. The defaults are the original study's."""
 
     epochs: int = 50                # passes over the training clips
     batch_size: int = 32            # clips per step, over all processes
@@ -43,6 +46,8 @@ class Training:
     lr: float = 1e-3                # constant, or the peak if one_cycle
     one_cycle: bool = False         # warm up for 30 % of the steps, then anneal to zero along a cosine
     weight_decay: float = 0.0       # decay of the weights per step, times lr (adamw), or L2 penalty (adam)
+    label_smoothing: float = 0.0    # share of each label that is spread over all genres
+    average: float = 0.0            # decay per step of a running mean of the weights, which is what is kept; 0: none
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
     patience: int = 0               # stop after so many epochs without a better one on validation; 0: never
     precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
@@ -50,12 +55,21 @@ class Training:
     seed: int = 0                   # of the weights, the order of the clips and the dropout
 
     def __post_init__(self):
+        super().__post_init__()
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+
+
+def as_config(settings):
+    """Settings as config.json holds them: an augmentation that is off is not in it, nor in runs from before it was."""
+    return {k: v for k, v in asdict(settings).items() if v or k not in (*AUGMENTATIONS, "label_smoothing", "average")}
 
 
 # ---------------------------------------------------------------- the loop
@@ -71,7 +85,7 @@ def learning_rate(step, steps, settings):
     return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
-def train_epoch(model, dataset, optimizer, settings, epoch, bar):
+def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None):
     """One pass over the training clips, in an order that depends on seed and epoch alone.
 
     Returns
@@ -84,20 +98,24 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar):
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed * 10_007 + epoch))]
     batches = order.to(dataset.device).split(settings.batch_size)
     torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
+    generator = torch.Generator(dataset.device).manual_seed(torch.initial_seed() + 500)      # so does augmentation
     totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
     model.train()
     for k, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings)
-        x, y = dataset.batch(batch[rank::size])
+        x, y, targets = training_batch(dataset, batch[rank::size], settings, generator)
         with autocast(settings.precision, dataset.device):
             logits = model(x).float()
-            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+            loss = nn.functional.cross_entropy(logits, targets, reduction="sum",
+                                               label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         (loss * size / len(batch)).backward()                           # processes are averaged: mean over the batch
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
+        if mean:
+            mean.update_parameters(model)
         totals += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
         bar.update()
     if size > 1:
@@ -105,24 +123,15 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar):
     return tuple((totals / len(rows)).tolist())
 
 
-@torch.no_grad()
-def predict(model, dataset, rows, precision="float32", batch_size=128):
-    """Class probabilities of some rows; each process computes its share, all get the whole.
-
-    Returns
-    -------
-    probabilities : Tensor on the CPU, shape (len(rows), classes), float32
-    """
-    rank, size = world()
-    model.eval()
-    rows = torch.as_tensor(rows, device=dataset.device)
-    out = torch.zeros(len(rows), len(dataset.genres), device=dataset.device)
-    for part in torch.arange(len(rows), device=dataset.device)[rank::size].split(batch_size):
-        with autocast(precision, dataset.device):
-            out[part] = model(dataset.batch(rows[part])[0]).float().softmax(1)
-    if size > 1:
-        dist.all_reduce(out)
-    return out.cpu()
+def training_batch(dataset, rows, settings, generator):
+    """Clips as they are learned, normalised, with their labels and the targets: the labels, or mixtures of them."""
+    if not settings.is_on():
+        x, y = dataset.batch(rows)
+        return x, y, y
+    y = dataset.labels[rows]
+    targets = nn.functional.one_hot(y, len(dataset.genres)).float()
+    x, targets = augment(dataset.raw(rows), targets, settings, generator, fill=dataset.mean)
+    return dataset.normalised(x), y, targets
 
 
 def fit(model, dataset, settings, run_dir, progress=True):
@@ -151,22 +160,24 @@ def fit(model, dataset, settings, run_dir, progress=True):
         return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    history = runs.load_state(run_dir, model, optimizer)
+    mean = averaged(model, settings.average)
+    kept = mean.module if mean else model                   # what is validated and saved
+    history = runs.load_state(run_dir, model, optimizer, mean)
     network = join_processes(model) if size > 1 else model
     steps = -(-len(dataset.rows["training"]) // settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
                       desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
-            history.append(one_epoch(network, model, dataset, optimizer, settings, len(history), bar))
+            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean))
             if rank == 0:
                 if runs.selected(history) is history[-1]:
-                    runs.save_weights(run_dir, model)
-                runs.save_state(run_dir, model, optimizer, history)
+                    runs.save_weights(run_dir, kept)
+                runs.save_state(run_dir, model, optimizer, history, mean)
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
     if size > 1:
         dist.barrier()                                  # until the best weights are written
     runs.load_weights(run_dir, model)
-    chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision)
+    chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision, settings.chunk)
               for split in ("validation", "test")}
     if not all(values.isfinite().all() for values in chosen.values()):
         raise DataError(f"{dataset.feature}.npy holds values that are not numbers in validation or test: make it again")
@@ -176,25 +187,29 @@ def fit(model, dataset, settings, run_dir, progress=True):
     return history
 
 
-def one_epoch(network, model, dataset, optimizer, settings, epoch, bar):
+def averaged(model, decay):
+    """A running mean of a network's weights [1]_, a network itself; None without a decay.
+
+    References
+    ----------
+    .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
+       Control and Optimization 30(4), 1992.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+
+
+def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None):
     """Train for one epoch and validate: the epoch's line in the history."""
     start = time.perf_counter()
-    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar)
+    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, mean)
     if not math.isfinite(loss):
         raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, or clip_norm 1")
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
-    line["validation_loss"], line["validation_accuracy"] = score(model, dataset, "validation", settings.precision)
+    how = settings.precision, settings.chunk
+    line["validation_loss"], line["validation_accuracy"] = score(kept, dataset, "validation", *how)
     if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
-        line["test_accuracy"] = score(model, dataset, "test", settings.precision)[1]
+        line["test_accuracy"] = score(kept, dataset, "test", *how)[1]
     return line | {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
-
-
-def score(model, dataset, split, precision="float32"):
-    """Cross entropy and accuracy of a network on a split."""
-    rows = dataset.rows[split]
-    probabilities, labels = predict(model, dataset, rows, precision), dataset.labels[rows].cpu()
-    picked = probabilities.gather(1, labels[:, None]).clamp(min=1e-12)
-    return float(-picked.log().mean()), float((probabilities.argmax(1) == labels).float().mean())
 
 
 def out_of_patience(history, settings):
@@ -256,12 +271,12 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     settings.precision = choose_precision(settings.precision, device)
-    args = {"n_bins": dataset.shape[0], "n_frames": dataset.shape[1], "n_classes": len(dataset.genres),
-            **row.get("args", {})}
+    args = {"n_bins": dataset.shape[0], "n_frames": settings.chunk or dataset.shape[1],
+            "n_classes": len(dataset.genres), **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
               "feature": row["feature"], "feature_parameters": dataset.info, "scale": dataset.scale,
-              "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": asdict(settings),
+              "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
               "processes": world()[1], "versions": runs.versions()}
     run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"

@@ -158,7 +158,7 @@ def test_running_again_trains_nothing_and_gives_the_same_result(tiny, three_seed
 def test_test_max_is_the_best_watched_epoch_and_chooses_nothing(tiny, tmp_path, monkeypatch):
     script = {"validation": iter([(1.0, 0.5), (0.9, 0.7), (0.8, 0.6), (0.7, 0.6)]),
               "test": iter([(1.0, 0.95), (1.0, 0.1)])}       # watched after epochs 2 and 4
-    monkeypatch.setattr(training, "score", lambda model, dataset, split, precision: next(script[split]))
+    monkeypatch.setattr(training, "score", lambda model, dataset, split, *_: next(script[split]))
     result = run_experiment("chroma_cqt_square", tiny, 1, FAST | {"epochs": 4, "watch_test": 2}, tmp_path,
                             progress=False, runs_dir=tmp_path / "runs", device="cpu")
     seed = result["seeds"][0]

@@ -20,6 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import devices
+import inference
 import runs
 import training
 from experiments import EXPERIMENTS
@@ -76,6 +77,8 @@ RECIPES = {
     "constant": {},
     "one cycle": {"one_cycle": True, "clip_norm": 1.0, "optimizer": "adamw", "weight_decay": 0.01},
     "bfloat16": {"one_cycle": True, "precision": "bfloat16"},
+    "augmented": {"roll": True, "chunk": 64, "shift_bins": 1, "gain_db": 3.0, "equaliser_db": 3.0, "mask_bins": 2,
+                  "mask_frames": 9, "mixup": 0.3, "label_smoothing": 0.1, "average": 0.9},
 }
 
 
@@ -89,7 +92,7 @@ def uninterrupted(tiny, tmp_path_factory):
 @pytest.mark.parametrize("owner, name, call", [
     (tqdm, "update", 2),               # in the first epoch
     (tqdm, "update", 8),               # in the third
-    (training, "predict", 3),                   # while it validates
+    (inference, "predict", 3),                  # while it validates
     (runs, "save_weights", 2),
     (runs, "save_state", 2),                    # the weights are an epoch ahead of the state
     (os, "replace", 6),                         # the history is

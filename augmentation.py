@@ -1,0 +1,214 @@
+"""Altered training clips, batch by batch, so that a network cannot learn a recording by heart.
+
+Every function takes clips as a tensor ``(batch, bins, frames)`` in their unit and a generator, draws for each clip
+on its own, and leaves what it was given as it was. Augmentation is for training clips alone; of these functions
+only `evenly_spaced_chunks` has a place in validation and test.
+
+References
+----------
+.. [1] D. S. Park, W. Chan, Y. Zhang, C.-C. Chiu, B. Zoph, E. D. Cubuk, Q. V. Le, "SpecAugment: a simple data
+   augmentation method for automatic speech recognition", Interspeech 2019, arXiv:1904.08779.
+.. [2] H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz, "mixup: beyond empirical risk minimization", ICLR 2018,
+   arXiv:1710.09412.
+.. [3] H. Nam, S.-H. Kim, Y.-H. Park, "FilterAugment: an acoustic environmental data augmentation method",
+   ICASSP 2022, arXiv:2110.03282.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fma import DataError
+
+
+@dataclass
+class Augmentation:
+    """What is done to the clips of a training batch, in this order. By default nothing is."""
+
+    roll: bool = False              # each clip begins at a frame drawn at random, its beginning after its end
+    chunk: int = 0                  # frames of a chunk of each clip, from a random place on; 0: the whole clip
+    shift_bins: int = 0             # up or down by so many bins at most: semitones of a CQT
+    gain_db: float = 0.0            # louder or softer by so many dB at most, for features stored in dB
+    equaliser_db: float = 0.0       # as by an equaliser whose bands are up or down by so many dB at most
+    mask_bins: int = 0              # SpecAugment: two masks, each of so many bins at most
+    mask_frames: int = 0            # SpecAugment: two masks, each of so many frames at most
+    mixup: float = 0.0              # clips and labels mixed in pairs, by shares from a Beta(mixup, mixup); 0: not
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name in AUGMENTATIONS and value < 0:
+                raise DataError(f"{name} must not be below 0, as {value} is")
+
+    def is_on(self):
+        """Whether anything is done at all."""
+        return any(getattr(self, name) for name in AUGMENTATIONS)
+
+
+AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
+
+
+def random_integers(low, high, count, generator):
+    """Integers from low to high, both included: Tensor (count,), on the generator's device."""
+    return torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)
+
+
+def uniform(shape, generator):
+    """Numbers from -1 to 1."""
+    return 2 * torch.rand(shape, generator=generator, device=generator.device) - 1
+
+
+# ---- time ------------------------------------------------------------------------------------------------------
+
+
+def roll(x, generator):
+    """Begin each clip at a random frame; what stood before it goes to the end."""
+    start = random_integers(0, x.shape[2] - 1, len(x), generator)
+    return _frames_from(x, start, x.shape[2])
+
+
+def random_chunks(x, frames, generator):
+    """A chunk of each clip, from a random frame on: Tensor (batch, bins, frames)."""
+    _check_chunk(x, frames)
+    return _frames_from(x, random_integers(0, x.shape[2] - frames, len(x), generator), frames)
+
+
+def _frames_from(x, start, frames):
+    places = (start[:, None] + torch.arange(frames, device=x.device)) % x.shape[2]
+    return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))
+
+
+def evenly_spaced_chunks(x, frames, count=None):
+    """The chunks that validation and test average over: the first begins where the clip does, the last ends with it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, bins, frames of a clip)
+    frames : int
+        Of a chunk.
+    count : int, optional
+        Chunks of each clip; by default as few as leave no frame out.
+
+    Returns
+    -------
+    Tensor, shape (batch, count, bins, frames)
+
+    Examples
+    --------
+    >>> evenly_spaced_chunks(torch.arange(10).reshape(1, 1, 10), 4)[0, :, 0].tolist()
+    [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+    """
+    _check_chunk(x, frames)
+    count = count or math.ceil(x.shape[2] / frames)
+    starts = [round(k * (x.shape[2] - frames) / max(1, count - 1)) for k in range(count)]
+    return torch.stack([x[..., start : start + frames] for start in starts], 1)
+
+
+def _check_chunk(x, frames):
+    if not 0 < frames <= x.shape[2]:
+        raise DataError(f"a chunk of {frames} frames cannot be cut from clips of {x.shape[2]}")
+
+
+# ---- frequency and level -------------------------------------------------------------------------------------
+
+
+def shift_bins(x, most, generator):
+    """Move each clip up or down by up to `most` bins; the outermost bin is repeated where nothing moves in.
+
+    A bin of the CQT is a semitone, so this is a change of pitch. On a mel scale it is one only roughly.
+    """
+    steps = random_integers(-most, most, len(x), generator)
+    places = (torch.arange(x.shape[1], device=x.device) - steps[:, None]).clamp(0, x.shape[1] - 1)
+    return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+def gain(x, most, generator):
+    """Make each clip louder or softer by up to `most` dB."""
+    return x + most * uniform((len(x), 1, 1), generator)
+
+
+def equalise(x, most, generator, bands=4):
+    """Raise and lower frequencies as an equaliser does, between `bands` + 1 knobs of up to `most` dB each [3]_."""
+    knobs = most * uniform((len(x), 1, bands + 1), generator)
+    curve = nn.functional.interpolate(knobs, x.shape[1], mode="linear", align_corners=True)
+    return x + curve.transpose(1, 2)                        # (batch, bins, 1)
+
+
+def mask(x, most, dim, generator, fill=0.0, count=2):
+    """SpecAugment: hide `count` stretches of up to `most` bins (dim 1) or frames (dim 2) of each clip [1]_.
+
+    Parameters
+    ----------
+    fill : float or Tensor, shape (bins, 1)
+        What stands in the place of what is hidden: the mean, of each bin or of all.
+    """
+    size, hidden = x.shape[dim], torch.zeros(len(x), x.shape[dim], dtype=torch.bool, device=x.device)
+    places = torch.arange(size, device=x.device)
+    for _ in range(count):
+        width = random_integers(0, min(most, size), len(x), generator)
+        start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
+        hidden |= (places >= start[:, None]) & (places < (start + width)[:, None])
+    return torch.where(hidden.unsqueeze(3 - dim), torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
+
+
+def mixup(x, targets, alpha, generator):
+    """Mix each clip with another of the batch, and their labels in the same shares [2]_.
+
+    Parameters
+    ----------
+    targets : Tensor, shape (batch, classes)
+        Probabilities.
+    alpha : float
+        Shares come from Beta(alpha, alpha); the larger one is the clip's own.
+
+    Returns
+    -------
+    x, targets : Tensor
+        As they were given, mixed.
+    """
+    a, b = (torch._standard_gamma(torch.full((len(x),), float(alpha), device=x.device), generator) for _ in range(2))
+    share = (a / (a + b).clamp(min=1e-30)).nan_to_num(0.5)
+    share = torch.maximum(share, 1 - share)
+    other = torch.randperm(len(x), generator=generator, device=x.device)
+    x = torch.lerp(x[other], x, share[:, None, None])
+    return x, torch.lerp(targets[other], targets, share[:, None])
+
+
+# ---- all of it -------------------------------------------------------------------------------------------------
+
+
+def augment(x, targets, settings, generator, fill=0.0):
+    """Alter a batch of training clips as the settings say.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, bins, frames)
+        In the feature's unit, before normalisation.
+    targets : Tensor, shape (batch, classes)
+        Label probabilities.
+    settings : Augmentation
+    generator : torch.Generator
+        On the device of `x`; the same one gives the same batch.
+    fill : Tensor, shape (bins, 1), or float
+        What masks put in, see `mask`.
+
+    Returns
+    -------
+    x : Tensor, shape (batch, bins, chunk or frames)
+    targets : Tensor, shape (batch, classes)
+    """
+    if settings.roll:
+        x = roll(x, generator)
+    if settings.chunk:
+        x = random_chunks(x, settings.chunk, generator)
+    if settings.shift_bins:
+        x = shift_bins(x, settings.shift_bins, generator)
+    if settings.gain_db:
+        x = gain(x, settings.gain_db, generator)
+    if settings.equaliser_db:
+        x = equalise(x, settings.equaliser_db, generator)
+    for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
+        if most:
+            x = mask(x, most, dim, generator, fill)
+    return mixup(x, targets, settings.mixup, generator) if settings.mixup else (x, targets)
