@@ -152,11 +152,13 @@ def mask(x, most, dim, generator, fill=0.0, count=2):
     return torch.where(hidden.unsqueeze(3 - dim), torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
 
 
-def mixup(x, targets, alpha, generator):
+def mixup(parts, targets, alpha, generator):
     """Mix each clip with another of the batch, and their labels in the same shares [2]_.
 
     Parameters
     ----------
+    parts : list of Tensor, shape (batch, bins, frames)
+        The features of the clips, one or several.
     targets : Tensor, shape (batch, classes)
         Probabilities.
     alpha : float
@@ -164,29 +166,29 @@ def mixup(x, targets, alpha, generator):
 
     Returns
     -------
-    x, targets : Tensor
+    parts : list of Tensor
+    targets : Tensor
         As they were given, mixed.
     """
-    a, b = (torch._standard_gamma(torch.full((len(x),), float(alpha), device=x.device), generator) for _ in range(2))
+    device, count = targets.device, len(targets)
+    a, b = (torch._standard_gamma(torch.full((count,), float(alpha), device=device), generator) for _ in range(2))
     share = (a / (a + b).clamp(min=1e-30)).nan_to_num(0.5)
     share = torch.maximum(share, 1 - share)
-    other = torch.randperm(len(x), generator=generator, device=x.device)
-    x = torch.lerp(x[other], x, share[:, None, None])
-    return x, torch.lerp(targets[other], targets, share[:, None])
+    other = torch.randperm(count, generator=generator, device=device)
+    parts = [torch.lerp(x[other], x, share[:, None, None]) for x in parts]
+    return parts, torch.lerp(targets[other], targets, share[:, None])
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------
 
 
-def augment(x, targets, settings, generator, fill=0.0):
-    """Alter a batch of training clips as the settings say.
+def alter(x, settings, generator, fill=0.0):
+    """Alter each clip by itself as the settings say: all but mixup.
 
     Parameters
     ----------
     x : Tensor, shape (batch, bins, frames)
-        In the feature's unit, before normalisation.
-    targets : Tensor, shape (batch, classes)
-        Label probabilities.
+        In the feature's unit, before normalisation. Clips of a single frame, such as embeddings, stay as they are.
     settings : Augmentation
     generator : torch.Generator
         On the device of `x`; the same one gives the same batch.
@@ -195,9 +197,10 @@ def augment(x, targets, settings, generator, fill=0.0):
 
     Returns
     -------
-    x : Tensor, shape (batch, bins, chunk or frames)
-    targets : Tensor, shape (batch, classes)
+    Tensor, shape (batch, bins, chunk or frames)
     """
+    if x.shape[2] == 1:
+        return x
     if settings.roll:
         x = roll(x, generator)
     if settings.chunk:
@@ -211,4 +214,27 @@ def augment(x, targets, settings, generator, fill=0.0):
     for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
         if most:
             x = mask(x, most, dim, generator, fill)
-    return mixup(x, targets, settings.mixup, generator) if settings.mixup else (x, targets)
+    return x
+
+
+def augment(parts, targets, settings, generator, fills):
+    """Alter a batch of training clips, and mix them: `alter` each feature, then `mixup` of all in the same shares.
+
+    Parameters
+    ----------
+    parts : list of Tensor, shape (batch, bins, frames)
+        The features of the clips, one or several.
+    targets : Tensor, shape (batch, classes)
+        Label probabilities.
+    settings : Augmentation
+    generator : torch.Generator
+    fills : list of Tensor, shape (bins, 1)
+        For each feature what masks put in.
+
+    Returns
+    -------
+    parts : list of Tensor
+    targets : Tensor
+    """
+    parts = [alter(x, settings, generator, fill) for x, fill in zip(parts, fills, strict=True)]
+    return mixup(parts, targets, settings.mixup, generator) if settings.mixup else (parts, targets)

@@ -178,10 +178,13 @@ class FeatureDataset:
         x : Tensor, shape (batch, bins, frames), float32
         y : Tensor, shape (batch,), int64
         """
+        return self.normalised(self.raw(rows)), self.batch_labels(rows)
+
+    def batch_labels(self, rows):
+        """Labels of some rows: Tensor, shape (batch,), int64."""
         import torch
 
-        y = self.labels[torch.as_tensor(rows, device=self.labels.device)]
-        return self.normalised(self.raw(rows)), y
+        return self.labels[torch.as_tensor(rows, device=self.labels.device)]
 
     def normalised(self, x):
         """Values in the feature's unit, normalised in their place as the last call of `normalise` says."""
@@ -224,6 +227,66 @@ class FeatureDataset:
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32, device=self.device).reshape(-1, 1)
                                for v in (mean, std))
         return self.mean.flatten().tolist(), self.std.flatten().tolist()
+
+
+class JointDataset:
+    """Several features of the same clips: as `FeatureDataset`, but a batch is a list of tensors.
+
+    Parameters are those of `FeatureDataset`, with several names for `features`, and "db" the only scale.
+
+    Attributes
+    ----------
+    parts : list of FeatureDataset
+    shape : tuple of list
+        Bins of each feature, and frames of each.
+    mean, std : list of Tensor
+    feature, genres, tracks, labels, rows, artists, name, device
+        As of a `FeatureDataset`.
+    """
+
+    def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
+        if len(set(features)) < 2 or len(set(features)) < len(features):
+            raise DataError(f"features to join must be two or more, each once, not {some(list(features)) or 'none'}")
+        if scale != "db":
+            raise DataError(f'features are joined as they are stored: scale "db", not {scale!r}')
+        self.parts = [FeatureDataset(data_dir, name, "db", subset, features_dir, device, hold) for name in features]
+        self.feature, self.scale, first = "+".join(features), scale, self.parts[0]
+        for what in ("name", "genres", "tracks", "labels", "rows", "artists", "device"):
+            setattr(self, what, getattr(first, what))
+        self.shape = tuple([part.shape[axis] for part in self.parts] for axis in (0, 1))
+        self.info = {part.feature: part.info for part in self.parts}
+
+    def __repr__(self):
+        shapes = ", ".join(f"{part.feature} {part.shape[0]} × {part.shape[1]}" for part in self.parts)
+        return repr(self.parts[0]).replace(f"{self.parts[0].feature} {self.parts[0].shape[0]} × "
+                                           f"{self.parts[0].shape[1]}", shapes, 1)
+
+    @property
+    def mean(self):
+        return [part.mean for part in self.parts]
+
+    @property
+    def std(self):
+        return [part.std for part in self.parts]
+
+    def raw(self, rows):
+        """Values of some rows in each feature's unit: list of Tensor, shape (len(rows), bins, frames)."""
+        return [part.raw(rows) for part in self.parts]
+
+    def normalised(self, values):
+        """Values of each feature, normalised in their place."""
+        return [part.normalised(x) for part, x in zip(self.parts, values, strict=True)]
+
+    def batch(self, rows):
+        """Normalised values, a tensor for each feature, and labels of some rows."""
+        return self.normalised(self.raw(rows)), self.parts[0].batch_labels(rows)
+
+    def normalise(self, mean=None, std=None, per="bin"):
+        """As `FeatureDataset.normalise`, with a list for each feature."""
+        count = len(self.parts)
+        both = [part.normalise(m, s, per) for part, m, s in
+                zip(self.parts, mean or [None] * count, std or [None] * count, strict=True)]
+        return [m for m, _ in both], [s for _, s in both]
 
 
 def _spare_memory(device):

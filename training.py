@@ -27,13 +27,16 @@ from augmentation import AUGMENTATIONS, Augmentation, augment
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from datasets import FeatureDataset
+from datasets import FeatureDataset, JointDataset
 from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
+from fusion_models import Fusion
 from inference import predict, score
+from resnet_models import ResNet
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN)}
+MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
+                                  Fusion)}
 
 
 @dataclass
@@ -130,8 +133,10 @@ def training_batch(dataset, rows, settings, generator):
         return x, y, y
     y = dataset.labels[rows]
     targets = nn.functional.one_hot(y, len(dataset.genres)).float()
-    x, targets = augment(dataset.raw(rows), targets, settings, generator, fill=dataset.mean)
-    return dataset.normalised(x), y, targets
+    joint = isinstance(dataset, JointDataset)
+    parts, fills = (dataset.raw(rows), dataset.mean) if joint else ([dataset.raw(rows)], [dataset.mean])
+    parts, targets = augment(parts, targets, settings, generator, fills)
+    return dataset.normalised(parts if joint else parts[0]), y, targets
 
 
 def fit(model, dataset, settings, run_dir, progress=True):
@@ -266,16 +271,20 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:
         raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
-    dataset = FeatureDataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    kind = FeatureDataset if isinstance(row["feature"], str) else JointDataset
+    dataset = kind(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
     empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     settings.precision = choose_precision(settings.precision, device)
-    args = {"n_bins": dataset.shape[0], "n_frames": settings.chunk or dataset.shape[1],
-            "n_classes": len(dataset.genres), **row.get("args", {})}
+    if settings.chunk and kind is JointDataset:
+        raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
+    n_bins, n_frames = dataset.shape
+    args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
+            **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
-              "feature": row["feature"], "feature_parameters": dataset.info, "scale": dataset.scale,
+              "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
               "processes": world()[1], "versions": runs.versions()}

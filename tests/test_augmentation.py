@@ -36,7 +36,7 @@ CALLS = {
     "equalise": lambda x, g: aug.equalise(x, 6.0, g),
     "mask bins": lambda x, g: aug.mask(x, 5, 1, g),
     "mask frames": lambda x, g: aug.mask(x, 15, 2, g),
-    "mixup": lambda x, g: aug.mixup(x, torch.eye(8), 0.4, g)[0],
+    "mixup": lambda x, g: aug.mixup([x], torch.eye(8), 0.4, g)[0][0],
 }
 
 
@@ -128,7 +128,8 @@ def test_mixup_mixes_labels_in_the_shares_of_the_clips(clips):
     targets = torch.eye(8)
     shares = []
     for seed in range(50):
-        mixed, labels = aug.mixup(clips, targets, 0.4, seeded(seed))
+        (mixed, other), labels = aug.mixup([clips, -clips[:, :3, :1]], targets, 0.4, seeded(seed))
+        assert torch.equal(other, -mixed[:, :3, :1])                    # another feature of the same clips
         torch.testing.assert_close(labels.sum(1), torch.ones(8))
         torch.testing.assert_close(mixed, torch.einsum("ij,jbf->ibf", labels, clips), rtol=1e-4, atol=1e-2)
         shares.append(labels.diagonal())
@@ -141,7 +142,7 @@ def test_mixup_mixes_labels_in_the_shares_of_the_clips(clips):
 
 def test_nothing_is_on_by_default(clips):
     assert not Augmentation().is_on() and not Training().is_on()
-    x, targets = augment(clips, torch.eye(8), Augmentation(), seeded())
+    [x], targets = augment([clips], torch.eye(8), Augmentation(), seeded(), [0.0])
     assert x is clips and torch.equal(targets, torch.eye(8))
     with pytest.raises(DataError, match="mask_bins must not be below 0, as -1 is"):
         Augmentation(mask_bins=-1)
@@ -150,8 +151,10 @@ def test_nothing_is_on_by_default(clips):
 def test_all_of_it_together_is_seeded_and_has_the_chunk_s_shape(clips):
     everything = Augmentation(roll=True, chunk=16, shift_bins=2, gain_db=6, equaliser_db=3, mask_bins=3, mask_frames=4,
                               mixup=0.3)
-    one, two = (augment(clips, torch.eye(8), everything, seeded(3)) for _ in range(2))
-    assert one[0].shape == (8, BINS, 16) and torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    one, two = (augment([clips], torch.eye(8), everything, seeded(3), [0.0]) for _ in range(2))
+    assert one[0][0].shape == (8, BINS, 16) and torch.equal(one[0][0], two[0][0]) and torch.equal(one[1], two[1])
+    embeddings = clips[..., :1]
+    assert aug.alter(embeddings, everything, seeded()) is embeddings    # a single frame has no time to roll
 
 
 # ---- in training -------------------------------------------------------------------------------------------
@@ -165,8 +168,8 @@ def longer(tmp_path_factory):
 
 def test_only_training_clips_are_altered(longer, tmp_path, monkeypatch):
     seen, raw = [], FeatureDataset.raw
-    monkeypatch.setattr(training, "augment", lambda x, targets, settings, generator, fill: (
-        seen.append(x.clone()) or augment(x, targets, settings, generator, fill)))
+    monkeypatch.setattr(training, "augment", lambda parts, *rest: (
+        seen.append(parts[0].clone()) or augment(parts, *rest)))
     dataset = FeatureDataset(longer, "chroma_cqt")
     training.run("x", {"feature": "chroma_cqt", "model": "SquareCNN"}, longer,
                  {"epochs": 2, "roll": True, "mask_bins": 4, "mixup": 0.3, "precision": "float32"}, tmp_path,

@@ -1,0 +1,228 @@
+"""Genres of your own music: files in, probabilities out.
+
+    python predict.py song.mp3
+    python predict.py ~/music --json > genres.json
+    python predict.py song.flac --weights runs/fma_small/mel128_square/seed0
+
+Any format that libsndfile reads, of any length: a track is read in windows of 30 seconds, and their probabilities
+are averaged. The shipped network knows FMA-small's eight genres and nothing else: what is none of them gets one
+all the same.
+"""
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+from fma import DataError, progress_bar, run_command
+
+WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
+SHORTEST = 1.0                  # seconds of audio without which there is no answer
+ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
+
+
+class Unreadable(Exception):
+    """A file that cannot be classified, and why."""
+
+
+def windows(path, seconds=WINDOW):
+    """Read a track window by window: memory does not grow with its length.
+
+    Parameters
+    ----------
+    path : path-like
+    seconds : float
+        Length of a window. The last one ends where the track does, overlapping the one before; a track that is
+        shorter is repeated until it fills one.
+
+    Yields
+    ------
+    start : float
+        Seconds from the beginning.
+    y : ndarray, shape (samples,), float32
+        Mono.
+    sample_rate : int
+        The file's own.
+    """
+    import numpy as np
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            rate, size, done, before = file.samplerate, int(seconds * file.samplerate), 0, None
+            for block in file.blocks(size, dtype="float32", always_2d=True):
+                y = block.mean(axis=1)
+                if not np.isfinite(y).all():
+                    raise Unreadable("samples that are not numbers")
+                if len(y) < size and before is not None:
+                    if len(y) >= SHORTEST * rate:           # less would be the same window again
+                        yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
+                elif len(y) < size:
+                    if len(y) < SHORTEST * rate:
+                        raise Unreadable(f"only {len(y) / rate:.2f} seconds of audio")
+                    yield 0.0, np.resize(y, size), rate
+                else:
+                    yield done / rate, y, rate
+                done, before = done + len(y), y
+            if not done:
+                raise Unreadable("no audio in it")
+    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        raise Unreadable("not audio that libsndfile can read, or damaged") from error
+
+
+def clip_features(path, feature):
+    """The windows of one track as a network wants them; also run in worker processes.
+
+    Returns
+    -------
+    starts : list of float
+        Seconds.
+    x : ndarray, shape (windows, bins, frames), or str
+        Why there are none.
+    """
+    import numpy as np
+
+    from transforms import N_FRAMES, SILENCE, extract
+
+    starts, found, loud = [], [], 0.0
+    try:
+        for start, y, rate in windows(path):
+            loud = max(loud, float(np.abs(y).max()))
+            starts.append(start)
+            found.append(extract(y, rate, [feature])[feature][:, :N_FRAMES])
+    except Unreadable as error:
+        return [], str(error)
+    except Exception as error:                              # a strange sample rate, too little memory
+        return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if loud < SILENCE:
+        return [], "silence"
+    return starts, np.stack(found)
+
+
+def answer(path, starts, x, classifier):
+    """What is said of one file.
+
+    Returns
+    -------
+    dict
+        ``file``; ``genre``, the likeliest, and ``probabilities`` of all, or ``error``; ``course``, for each window
+        its ``start`` in seconds and its ``probabilities``.
+    """
+    if isinstance(x, str):
+        return {"file": str(path), "error": x}
+    each = classifier.probabilities(x)
+    mean = each.mean(0)
+
+    def named(values):
+        return {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
+
+    return {"file": str(path), "genre": classifier.genres[int(mean.argmax())], "probabilities": named(mean),
+            "course": [{"start": round(start, 2), "probabilities": named(p)}
+                       for start, p in zip(starts, each, strict=True)]}
+
+
+def classify(paths, classifier=None, workers=None, progress=False):
+    """Classify audio files, in their order, decoding in several processes.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Files.
+    classifier : classifier.Classifier, optional
+        The shipped one by default.
+    workers : int, optional
+        Processes; one per core by default, none for a single file.
+    progress : bool
+        Show a progress bar.
+
+    Yields
+    ------
+    dict
+        See `answer`. A file that cannot be read has an ``error``, and the rest go on.
+    """
+    from classifier import load_classifier
+
+    classifier, paths = classifier or load_classifier(), list(paths)
+    feature = classifier.config["feature"]
+    workers = min(len(paths), workers or os.cpu_count() or 1)
+    if workers < 2:
+        for path in progress_bar(paths, unit="file", show=progress):
+            yield answer(path, *clip_features(path, feature), classifier)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(clip_features, path, feature) for path in paths]
+        for path, job in zip(progress_bar(paths, unit="file", show=progress), jobs, strict=True):
+            try:
+                found = job.result()
+            except BrokenProcessPool:                       # one file brought a process down: find out which, alone
+                found = _alone(path, feature)
+            yield answer(path, *found, classifier)
+
+
+def _alone(path, feature):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(clip_features, path, feature).result()
+        except BrokenProcessPool:
+            return [], "decoding it brought the process down"
+
+
+def audio_files(paths):
+    """Files as they are, folders as the audio files in them, at any depth, sorted."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            if not inside:
+                raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS))})")
+            found += inside
+        elif not path.exists():
+            raise DataError(f"{path} not found")
+        else:
+            found.append(path)
+    return found
+
+
+def as_line(found, width, top):
+    """One line of the printed table: the file, and its likeliest genres in per cent."""
+    name = found["file"] if len(found["file"]) <= width else "…" + found["file"][1 - width :]
+    name = "".join(c if c.isprintable() else "?" for c in name).ljust(width)
+    if "error" in found:
+        return f"{name}  not classified: {found['error']}"
+    best = sorted(found["probabilities"].items(), key=lambda item: -item[1])[:top]
+    return f"{name}  " + "  ".join(f"{genre} {100 * p:.0f} %" for genre, p in best)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Say which genres audio files are of.")
+    parser.add_argument("paths", nargs="+", metavar="FILE", help="audio files, and folders of them")
+    parser.add_argument("--weights", help="exported weights, or the folder of a run (default: the shipped network)")
+    parser.add_argument("--json", action="store_true", help="all probabilities, and their course over time, as JSON")
+    parser.add_argument("--course", action="store_true", help="a line for every 30 seconds as well")
+    parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
+    parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")
+    args = parser.parse_args(argv)
+    paths = audio_files(args.paths)
+
+    from classifier import DEFAULT, load_classifier
+
+    found, width = [], max(min(60, len(str(path))) for path in paths)
+    classifier = load_classifier(args.weights or DEFAULT)
+    for each in classify(paths, classifier, args.workers, progress=len(paths) > 1 and sys.stderr.isatty()):
+        found.append(each)
+        if not args.json:
+            print(as_line(each, width, args.top), flush=True)
+            for part in each.get("course", []) if args.course else []:
+                minutes, seconds = divmod(int(part["start"]), 60)
+                print(as_line({**part, "file": f"  {minutes}:{seconds:02d}"}, width, args.top))
+    if args.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    return 1 if all("error" in each for each in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

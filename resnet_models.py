@@ -1,0 +1,83 @@
+"""A residual network that goes past the study: small enough for a laptop, made for augmented clips.
+
+References
+----------
+.. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
+   arXiv:1512.03385.
+"""
+
+import torch
+from torch import nn
+
+from cnn_models import require_size
+
+
+def conv_norm(n_in, n_out, kernel, stride=1):
+    """Conv → BatchNorm, padded so that only the stride makes the map smaller."""
+    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
+                         nn.BatchNorm2d(n_out))
+
+
+class StridedResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside the input, added, then ReLU [1]_; the first may halve bins and frames."""
+
+    def __init__(self, n_in, n_out, stride=1):
+        super().__init__()
+        self.residual = nn.Sequential(conv_norm(n_in, n_out, 3, stride), nn.ReLU(), conv_norm(n_out, n_out, 3))
+        same = stride == 1 and n_in == n_out
+        self.shortcut = nn.Identity() if same else nn.Sequential(
+            nn.AvgPool2d(stride, ceil_mode=True), conv_norm(n_in, n_out, 1))
+
+    def forward(self, x):                                           # (batch, n_in, bins, frames)
+        return torch.relu(self.residual(x) + self.shortcut(x))      # (batch, n_out, bins / stride, frames / stride)
+
+
+class ResNet(nn.Module):
+    """Residual blocks in four stages, each at half the resolution and twice the channels; mean and maximum of the rest.
+
+    Nothing depends on the number of frames, so clips of any length can be classified, those it was trained on or
+    others.
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input: 16 bins, 16 frames or more.
+    n_classes : int
+        Number of genres.
+    width : int
+        Channels of the first stage; the last has eight times as many.
+    blocks : sequence of 4 int
+        Residual blocks of each stage.
+    dropout : float
+        Before the only dense layer.
+
+    Raises
+    ------
+    ValueError
+        If the input is too small, or there are fewer than two classes.
+
+    Examples
+    --------
+    >>> ResNet(128, n_frames=128)(torch.zeros(2, 128, 128)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3):
+        super().__init__()
+        require_size(n_bins, n_frames, min_bins=16, min_frames=16)
+        if n_classes < 2:
+            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        self.stem = nn.Sequential(conv_norm(1, width, 5, stride=2), nn.ReLU())
+        stages, n_in = [], width
+        for k, count in enumerate(blocks):
+            n_out = width * 2**k
+            for block in range(count):
+                stages.append(StridedResidualBlock(n_in, n_out, stride=2 if k and not block else 1))
+                n_in = n_out
+        self.stages = nn.Sequential(*stages)
+        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * n_in, n_classes))
+
+    def forward(self, x):                                           # (batch, bins, frames)
+        x = self.stages(self.stem(x.unsqueeze(1)))                  # (batch, 8 width, bins / 16, frames / 16)
+        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)          # (batch, 16 width)
+        return self.classify(x)                                     # (batch, classes)
