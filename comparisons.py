@@ -1,6 +1,8 @@
 """Several experiments side by side: what a notebook asks of them once they are trained."""
 
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,8 +10,10 @@ import torch
 
 from cnn_models import layer_table
 from devices import autocast, choose_precision, keep_memory
+from evaluation import compare_correctness, holm
 from experiments import EXPERIMENTS
-from predictions import compare_predictions, prediction_table
+from fma import DataError
+from predictions import compare_predictions, correctness, load_predictions, prediction_table
 from runs import load_config, load_probabilities, load_weights
 from training import MODELS, build
 
@@ -186,3 +190,134 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
         loss.item()                                     # waits for a GPU
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def recorded_size(result):
+    """What `layers` and `step_seconds` need of a data set, from a result alone: they need no data then."""
+    size = result["config"]["model"]["args"]
+    return SimpleNamespace(shape=(size["n_bins"], size["n_frames"]), genres=list(result["test"]["genres"]),
+                           device=torch.device("cpu"))
+
+
+def load_answers(results, results_dir="results"):
+    """What the models said of each test clip, where that is kept beside the result.
+
+    Parameters
+    ----------
+    results : list of dict
+        As `tables.load_results` gives them.
+    results_dir : path-like
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Experiment to its `predictions.prediction_table`; results without one are left out.
+    """
+    found = {}
+    for r in results:
+        path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
+        if path.is_file():
+            table = found[r["experiment"]] = load_predictions(path)
+            if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
+                raise DataError(f"{path} is not of the same runs as the result beside it: run the experiment again")
+    return found
+
+
+def right_by_clip(answers):
+    """Share of each model's seeds that were right about each test clip.
+
+    Returns
+    -------
+    DataFrame, a row per clip, a column per model, 0 to 1; indexed by track_id, artist and genre
+    """
+    if not answers:
+        return pd.DataFrame()
+    one = next(iter(answers.values()))
+    for name, table in answers.items():
+        if set(table.index) != set(one.index):
+            raise DataError(f"{name} was tested on other clips than {next(iter(answers))}: train it on the same data")
+    index = one.set_index(["artist", "genre"], append=True).index
+    return pd.DataFrame({name: correctness(table.loc[one.index]) for name, table in answers.items()}, index=index)
+
+
+def contrast(plus, minus):
+    """Weights for `contrasts`: the mean of some models minus the mean of others.
+
+    >>> contrast(["a", "b"], ["c"])
+    {'a': 0.5, 'b': 0.5, 'c': -1.0}
+    """
+    return {name: 1 / len(plus) for name in plus} | {name: -1 / len(minus) for name in minus}
+
+
+def contrasts(right, questions):
+    """Test weighted sums of accuracies against zero, artist by artist, and correct for their number.
+
+    Parameters
+    ----------
+    right : DataFrame
+        From `right_by_clip`.
+    questions : dict of str to dict
+        What is asked, to the weight of each model.
+
+    Returns
+    -------
+    DataFrame with the columns of `predictions.compare_predictions` but a and b, a row for each question that the
+        models at hand can answer
+    """
+    asked = {label: weights for label, weights in questions.items() if set(weights) <= set(right)}
+    found = [compare_correctness(right[list(weights)] @ pd.Series(weights), np.zeros(len(right)),
+                                 right.index.get_level_values("artist")) for weights in asked.values()]
+    table = pd.DataFrame([[100 * f["difference"], *(100 * np.array(f["interval"], dtype=float)), f["p_value"]]
+                          for f in found], index=list(asked), columns=["difference", "low", "high", "p"])
+    return table.assign(**{"p (Holm)": holm(table["p"]) if asked else []})
+
+
+def in_words(table, questions=(), level=0.05):
+    """The differences that are real, a sentence each; how many are not, and how many questions nothing answers yet."""
+    real = table[table["p (Holm)"] < level]
+    lines = [f"{label}: {row['difference']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f}), real"
+             for label, row in real.iterrows()]
+    if len(table) > len(real):
+        lines.append(f"{len(table) - len(real)} of {len(table)} cannot be told from zero")
+    if len(questions) > len(table):
+        lines.append(f"{len(questions) - len(table)} of {len(questions)} have not been measured yet")
+    return "\n".join(lines)
+
+
+def cqt_against_mel(shapes=("frequency", "square")):
+    """Questions for `contrasts`: does the CQT beat mel, as the original fed them, and in decibels?"""
+    def of(feature, change=""):
+        return [f"{feature}_{shape}{change}" for shape in shapes]
+
+    linear = contrast(of("cqt", "_linear_raw"), of("mel_stft", "_linear_raw"))
+    decibels = contrast(of("cqt"), of("mel_stft"))
+    return {"CQT − mel, as the original fed them": linear, "CQT − mel, in decibels": decibels,
+            "what decibels give to mel": contrast(of("mel_stft"), of("mel_stft", "_linear_raw")),
+            "what decibels give to the CQT": contrast(of("cqt"), of("cqt", "_linear_raw")),
+            "by how much they close the gap": linear | {name: -weight for name, weight in decibels.items()}}
+
+
+def blocks_against_plain(feature):
+    """Questions for `contrasts`: are ResNet or DenseNet blocks better than the convolutions that they replace?"""
+    plain, asked = f"{feature}_frequency", {}
+    for kind, title in (("resnet", "ResNet"), ("densenet", "DenseNet")):
+        names = {place: f"{plain}_{kind}_{place}" for place in ("second", "all")}
+        asked[f"{feature}: both {title} networks"] = contrast(names.values(), [plain])
+        asked |= {f"{feature}: {title}, {place}": contrast([name], [plain]) for place, name in names.items()}
+    changed = [f"{plain}_resnet_all_linear_raw"], [f"{plain}_linear_raw"]
+    return asked | ({f"{feature}, as the original fed it: ResNet, all": contrast(*changed)}
+                    if changed[0][0] in EXPERIMENTS else {})
+
+
+def recurrent_against_plain(feature, shapes=("frequency", "square")):
+    """Questions for `contrasts`: are networks with a recurrent layer better than plain ones, and with what changed?"""
+    members = {f"four {kind}": [f"{feature}_{kind}_{cell}" for cell in ("lstm", "lstm_bi", "gru", "gru_bi")]
+               for kind in ("sequential", "parallel")}
+    members = {"all eight": sum(members.values(), []), **members}
+    asked = {f"{feature}: {title} − {shape}": contrast(names, [f"{feature}_{shape}"])
+             for shape in shapes for title, names in members.items()}
+    for change in ("linear_raw", "one_dropout"):
+        names = [f"{feature}_{kind}_gru_{change}" for kind in ("sequential", "parallel")]
+        asked |= {f"{feature}, {change}: both GRU − {shape}": contrast(names, [f"{feature}_{shape}_{change}"])
+                  for shape in shapes}
+    return asked
