@@ -186,10 +186,10 @@ def plot_cost(results, costs, xlabel):
     figure.draw_without_rendering()         # from here on the axes stay where they are
     taken, edges = [(x - 7, y - 7, x + 7, y + 7) for x, y in axes.transData.transform(points)], axes.bbox.extents
     for point, r, (left, low, *_) in zip(points, order, taken[:len(points)], strict=True):
-        wide = 6.2 * len(names[r["experiment"]])        # pixels
-        for far, angle in product(range(14, 120, 7), np.radians([0, 180, 45, -45, 135, -135, 90, -90])):
+        wide = 6.9 * len(names[r["experiment"]])        # pixels
+        for far, angle in product(range(14, 200, 7), np.radians([0, 180, 45, -45, 135, -135, 90, -90])):
             x, y = far * np.cos(angle), far * np.sin(angle)     # of the nearer end, from the point
-            box = (left + 7 + x - wide * (x < -1), low + y, left + 7 + x + wide * (x >= -1), low + y + 14)
+            box = (left + 7 + x - wide * (x < -1), low + y - 1, left + 7 + x + wide * (x >= -1), low + y + 15)
             if edges[0] < box[0] and box[2] < edges[2] and all(
                     box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in taken):
                 break
