@@ -136,6 +136,26 @@ def read_result(path):
         raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
 
 
+def save_table(results_dir, dataset, name, table):
+    """Write figures that belong to no single experiment as ``<results_dir>/<dataset>/<name>.csv``.
+
+    Parameters
+    ----------
+    results_dir : path-like
+    dataset, name : str
+    table : DataFrame
+        Its index is not written.
+
+    Returns
+    -------
+    path : Path
+    """
+    path = Path(results_dir) / dataset / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_whole(path, lambda temporary: table.round(6).to_csv(temporary, index=False, lineterminator="\n"))
+    return path
+
+
 def save_result(path, result, tests):
     """Write a result, and beside it what each run said of every test clip.
 
