@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 
 from baselines import CLASSIFIERS, REPORTED
 from fma import SUBSETS, find_data, run_command
-from statistics_dataset import ONLY, Statistics
+from statistics_dataset import Statistics
 from tables import save_table
 
 
@@ -37,8 +37,7 @@ def deals(data, draws=5, seed=0):
     """
     yield "official split", data.rows["training"], data.rows["test"]
     rows = np.concatenate(list(data.rows.values()))
-    sizes = {f"{part}_size": len(data.rows[name]) / len(rows) for part, name in
-             (("train", "training"), ("test", "test"))}
+    sizes = {"train_size": len(data.rows["training"]) / len(rows), "test_size": len(data.rows["test"]) / len(rows)}
     for way, kind, groups in (("artists at random", GroupShuffleSplit, data.artists[rows]),
                               ("clips at random", ShuffleSplit, None)):
         for learned, asked in kind(draws, random_state=seed, **sizes).split(rows, groups=groups):
@@ -75,10 +74,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Compare the official split with random ones.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
-    data = Statistics(find_data(args.data_dir), args.subset, only=args.only)
+    data = Statistics(find_data(args.data_dir), args.subset)
     print(data)
     found = accuracies_by_split(data)
     path = save_table(args.results_dir, data.name, "random_splits", found)

@@ -32,7 +32,6 @@ SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-
 def train(data, runs_dir, model="SquareCNN", feature="chroma_cqt", **settings):
     """A short run; its folder and history."""
     return training.run("short", {"feature": feature, "model": model}, data, SHORT | settings, runs_dir,
