@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluation import format_accuracy
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = {   # parameters with which a notebook takes seconds
@@ -91,6 +93,35 @@ def test_notebook_says_with_what_it_was_made(path):
     assert re.search(r"\b(cpu|cuda|mps)\b(?!')", printed), "no device"
 
 
+def shown_rows(path):
+    """Experiment and test accuracy, as written, of every row of the tables of results that a notebook shows."""
+    for cell in cells(path):
+        for output in cell["outputs"]:
+            columns = []
+            for line in "".join(output.get("data", {}).get("text/markdown", "")).splitlines():
+                row = [word.strip() for word in line.split("|")[1:-1]]
+                if not row or row[0] == "experiment":
+                    columns = row
+                elif "test %" in columns and not row[0].startswith(":"):
+                    yield row[0], row[columns.index("test %")]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if any(shown_rows(path))], ids=lambda p: p.stem)
+def test_accuracies_shown_can_be_traced_to_a_result(path):
+    for name, shown in shown_rows(path):
+        stored = [format_accuracy(json.loads(file.read_text(encoding="utf-8"))["test"])
+                  for file in (ROOT / "results").rglob(f"{name}.json")]
+        assert shown in stored, f"{name}: {shown} is in no {name}.json"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_tables_that_a_notebook_keeps_are_committed(path):
+    """Figures of no single experiment go to results/ as they are computed: what is shown, is there."""
+    code = "".join("".join(cell["source"]) for cell in cells(path))
+    kept = re.findall(r'save_table\(\w+, [\w.]+, f?"(\w+)', code)
+    assert all(list((ROOT / "results").glob(f"*/{name}*.csv")) for name in kept), kept
+
+
 def test_notebooks_begin_alike():
     """Parameters, then one setup cell: what is mended in one is mended in all."""
     assert not [path.name for path in NOTEBOOKS if "data_dir = " not in "".join(cells(path)[0]["source"])]
@@ -113,8 +144,9 @@ def test_notebook_runs_on_the_demo_corpus(path, demo, tmp_path, monkeypatch):
 
     monkeypatch.setenv("TQDM_DISABLE", "1")     # as `make notebooks` does: bars are written to stderr
     parameters = {"data_dir": str(demo), **QUICK[path.stem]}
-    if "runs_dir" in "".join(cells(path)[0]["source"]):
-        parameters |= {"runs_dir": str(tmp_path / "runs"), "results_dir": str(tmp_path / "results")}
+    asks = "".join(cells(path)[0]["source"])
+    if path.stem != "results":                  # which only reads what is committed
+        parameters |= {name: str(tmp_path / name) for name in ("runs_dir", "results_dir") if f"{name} = " in asks}
     done = papermill.execute_notebook(path, tmp_path / path.name, parameters, cwd=path.parent, progress_bar=False,
                                       kernel_name="python3", execution_timeout=300)
     outputs = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs]
