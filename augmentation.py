@@ -12,6 +12,9 @@ References
    arXiv:1710.09412.
 .. [3] H. Nam, S.-H. Kim, Y.-H. Park, "FilterAugment: an acoustic environmental data augmentation method",
    ICASSP 2022, arXiv:2110.03282.
+.. [4] F. Schmid, S. Masoudian, K. Koutini, G. Widmer, "Knowledge distillation from transformers for low-complexity
+   acoustic scene classification", DCASE 2022: Freq-MixStyle, after K. Zhou, Y. Yang, Y. Qiao, T. Xiang, "Domain
+   generalization with MixStyle", ICLR 2021, arXiv:2104.02008.
 """
 
 import math
@@ -32,6 +35,8 @@ class Augmentation:
     shift_bins: int = 0             # up or down by so many bins at most: semitones of a CQT
     gain_db: float = 0.0            # louder or softer by so many dB at most, for features stored in dB
     equaliser_db: float = 0.0       # as by an equaliser whose bands are up or down by so many dB at most
+    low_pass: float = 0.0           # share of the clips that lose all above a random bin, as dull recordings do
+    mix_style: float = 0.0          # half of the clips take on part of another's sound, by a Beta(mix_style, mix_style)
     mask_bins: int = 0              # SpecAugment: two masks, each of so many bins at most
     mask_frames: int = 0            # SpecAugment: two masks, each of so many frames at most
     mixup: float = 0.0              # clips and labels mixed in pairs, by shares from a Beta(mixup, mixup); 0: not
@@ -46,6 +51,7 @@ class Augmentation:
         return any(getattr(self, name) for name in AUGMENTATIONS)
 
 
+DYNAMIC_RANGE_DB = 80.0             # of mel128: nothing in a clip is softer than its loudest value less this
 AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
 
 
@@ -57,6 +63,14 @@ def random_integers(low, high, count, generator):
 def uniform(shape, generator):
     """Numbers from -1 to 1."""
     return 2 * torch.rand(shape, generator=generator, device=generator.device) - 1
+
+
+def beta_shares(alpha, count, generator):
+    """The larger part of a whole divided by a Beta(alpha, alpha), 0.5 to 1: Tensor (count,)."""
+    parameter = torch.full((count,), float(alpha), device=generator.device)
+    a, b = (torch._standard_gamma(parameter, generator) for _ in range(2))
+    share = (a / (a + b).clamp(min=1e-30)).nan_to_num(0.5)
+    return torch.maximum(share, 1 - share)
 
 
 # ---- time ------------------------------------------------------------------------------------------------------
@@ -135,6 +149,42 @@ def equalise(x, most, generator, bands=4):
     return x + curve.transpose(1, 2)                        # (batch, bins, 1)
 
 
+def low_pass(x, share, generator, lowest=0.4):
+    """Silence what lies above a random bin in a share of the clips, as a low sample rate or bit rate does.
+
+    Parameters
+    ----------
+    x : Tensor
+        In dB.
+    share : float, 0 to 1
+    lowest : float
+        The lowest bin that can be the last one heard, as a share of all: 0.4 of 128 mel bands up to 22 kHz is 2 kHz.
+    """
+    bins = x.shape[1]
+    last = random_integers(round(lowest * bins), bins - 1, len(x), generator)
+    last = torch.where(uniform(len(x), generator) < 2 * share - 1, last, bins)
+    heard = torch.arange(bins, device=x.device) <= last[:, None]
+    return torch.where(heard[:, :, None], x, x.amax((1, 2), keepdim=True) - DYNAMIC_RANGE_DB)
+
+
+def mix_style(x, alpha, generator):
+    """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin [4]_.
+
+    What makes a recording sound like itself, whoever recorded and mastered it, is for a good part the level of each
+    bin over time; what is played stays.
+
+    Parameters
+    ----------
+    alpha : float
+        Shares come from Beta(alpha, alpha); the larger one is the clip's own.
+    """
+    share = beta_shares(alpha, len(x), generator)[:, None, None]
+    share = torch.where(uniform((len(x), 1, 1), generator) < 0, share, 1.0)
+    other = torch.randperm(len(x), generator=generator, device=x.device)
+    std, mean = torch.std_mean(x, 2, correction=0, keepdim=True)
+    return (x - mean) / (std + 1e-3) * torch.lerp(std[other], std, share) + torch.lerp(mean[other], mean, share)
+
+
 def mask(x, most, dim, generator, fill=0.0, count=2):
     """SpecAugment: hide `count` stretches of up to `most` bins (dim 1) or frames (dim 2) of each clip [1]_.
 
@@ -170,11 +220,8 @@ def mixup(parts, targets, alpha, generator):
     targets : Tensor
         As they were given, mixed.
     """
-    device, count = targets.device, len(targets)
-    a, b = (torch._standard_gamma(torch.full((count,), float(alpha), device=device), generator) for _ in range(2))
-    share = (a / (a + b).clamp(min=1e-30)).nan_to_num(0.5)
-    share = torch.maximum(share, 1 - share)
-    other = torch.randperm(count, generator=generator, device=device)
+    share = beta_shares(alpha, len(targets), generator)
+    other = torch.randperm(len(targets), generator=generator, device=targets.device)
     parts = [torch.lerp(x[other], x, share[:, None, None]) for x in parts]
     return parts, torch.lerp(targets[other], targets, share[:, None])
 
@@ -211,6 +258,10 @@ def alter(x, settings, generator, fill=0.0):
         x = gain(x, settings.gain_db, generator)
     if settings.equaliser_db:
         x = equalise(x, settings.equaliser_db, generator)
+    if settings.low_pass:
+        x = low_pass(x, settings.low_pass, generator)
+    if settings.mix_style:
+        x = mix_style(x, settings.mix_style, generator)
     for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
         if most:
             x = mask(x, most, dim, generator, fill)

@@ -49,6 +49,42 @@ def listen(data_dir, track_id, subset="small", seconds=8):
         return HTML(f"<em>No sound of track {track_id} is at hand.</em>")
 
 
+def upload_button(answer):
+    """A button that takes an audio file, and below it what is said of the file; the last line of a notebook cell.
+
+    With the environment variable PUBLISH set there is nobody to press it, and a line of text stands for it.
+
+    Parameters
+    ----------
+    answer : callable
+        Given the path of the uploaded file, displays something. The file is gone with the kernel.
+    """
+    from IPython.display import HTML
+
+    if os.environ.get("PUBLISH"):
+        return HTML("<em>Run this notebook for a button here that takes a file of yours.</em>")
+    import tempfile
+
+    from ipywidgets import FileUpload, Output, VBox
+
+    folder, below = tempfile.TemporaryDirectory(), Output()
+    button = FileUpload(accept="audio/*", description="Upload audio", layout={"width": "max-content"})
+
+    def take(change):
+        files = change["new"]
+        if isinstance(files, dict):                 # ipywidgets 7, Colab's
+            files = [{"name": name, **file} for name, file in files.items()]
+        below.clear_output()
+        with below:
+            for file in files[-1:]:
+                path = Path(folder.name) / Path(file["name"]).name
+                path.write_bytes(file["content"])
+                answer(path)
+
+    button.observe(take, "value")
+    return VBox([button, below])
+
+
 @styled
 def plot_waveform(y, sample_rate):
     """Amplitude of a clip over time, its least and greatest value in each of 1,500 pieces."""
@@ -255,6 +291,42 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
                                extend=(("neither", "max"), ("min", "both"))[below][above])
     bar.outline.set_visible(False)
     return axes.figure
+
+
+@styled
+def plot_relevance(values, maps, feature, sample_rate=22050, hop_length=1024):
+    """What of a clip spoke for a genre and what against it, in colour over the clip's feature in grey.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+        The feature, drawn alone on top.
+    maps : dict of str to array, (bins, frames)
+        Title to the relevance of each value: above zero for, below against; as `explain.integrated_gradients`.
+    feature, sample_rate, hop_length : see `plot_feature`
+    """
+    figure, panels = new_figure(7.6, 2.2 * (1 + len(maps)), rows=1 + len(maps))
+    panels = np.atleast_1d(panels)
+    plot_feature(values, feature, sample_rate, hop_length, axes=panels[0])
+    panels[0].images[0].set_interpolation("nearest")
+    for axes, (title, relevance) in zip(panels[1:], maps.items(), strict=True):
+        relevance = np.asarray(relevance, dtype=float)
+        most = max(np.percentile(np.abs(relevance), 99.5), 1e-12)
+        plot_feature(values, feature, sample_rate, hop_length, axes=axes)
+        clip = axes.images[0]
+        clip.set(cmap="Greys", alpha=0.5, interpolation="nearest")
+        clip.colorbar.remove()
+        colours = axes.imshow(relevance, origin="lower", aspect="auto", extent=clip.get_extent(), cmap="RdBu_r",
+                              vmin=-most, vmax=most, alpha=np.clip(np.abs(relevance) / most, 0, 1),
+                              interpolation="nearest")
+        bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=16)
+        bar.set_ticks([-most, 0, most], labels=["against", "0", "for"])
+        bar.ax.set_ylim(-most if relevance.min() < 0 else 0, most)
+        bar.outline.set_visible(False)
+        axes.set_title(title)
+    for axes in panels[:-1]:
+        axes.set_xlabel("")
+    return figure
 
 
 def _frequency_ticks(kind, n_bins, sample_rate):

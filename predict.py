@@ -21,6 +21,7 @@ from pathlib import Path
 from fma import DataError, progress_bar, run_command
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
+FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
 SHORTEST = 1.0                  # seconds of audio without which there is no answer
 ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
 
@@ -86,13 +87,15 @@ def clip_features(path, feature):
     """
     import numpy as np
 
-    from transforms import N_FRAMES, SILENCE, extract
+    from transforms import N_FRAMES, SILENCE, extract, resample
 
     starts, found, loud = [], [], 0.0
     try:
         for start, y, rate in windows(path):
             loud = max(loud, float(np.abs(y).max()))
             starts.append(start)
+            if feature == "mel128":                         # else a band would be another than in training
+                y, rate = resample(y, rate, FMA_RATE), FMA_RATE
             found.append(extract(y, rate, [feature])[feature][:, :N_FRAMES])
     except Unreadable as error:
         return [], str(error)

@@ -4,7 +4,11 @@ References
 ----------
 .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
    arXiv:1512.03385.
+.. [2] G. Tzanetakis, P. Cook, "Musical genre classification of audio signals", IEEE Transactions on Speech and Audio
+   Processing 10(5), 2002.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -81,3 +85,83 @@ class ResNet(nn.Module):
         x = self.stages(self.stem(x.unsqueeze(1)))                  # (batch, 8 width, bins / 16, frames / 16)
         x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)          # (batch, 16 width)
         return self.classify(x)                                     # (batch, classes)
+
+
+class ClipStatistics(nn.Module):
+    """How each bin is distributed over a clip, and each cepstral coefficient: nothing is learned.
+
+    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame. Such
+    statistics of MFCC have been the baseline of genre classification for long [2]_. Here the coefficients are those of
+    the normalised spectrum, as that is what a network is fed.
+
+    Parameters
+    ----------
+    n_bins : int
+    n_coefficients : int
+        Of the discrete cosine transform (type II, orthonormal) of each frame.
+    """
+
+    def __init__(self, n_bins, n_coefficients=40):
+        super().__init__()
+        k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
+        transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
+        transform[0] /= math.sqrt(2)
+        self.register_buffer("transform", transform, persistent=False)
+        self.n_values = 8 * (n_bins + n_coefficients)
+
+    def forward(self, x):                                           # (batch, bins, frames)
+        with torch.autocast(x.device.type, enabled=False):          # moments need more than eight bits
+            x = x.float()
+            x = torch.cat([x, self.transform @ x], 1)               # (batch, bins + coefficients, frames)
+            mean, change = x.mean(2), x.diff(dim=2).abs().mean(2)
+            centred = x - mean[:, :, None]
+            std = (centred.square().mean(2) + 1e-3).sqrt()          # not 0 in clips that stand still
+            z = centred / std[:, :, None]
+            skewness, kurtosis = (z**3).mean(2), (z**4).mean(2)
+            return torch.cat([mean, std, x.median(2).values, x.amin(2), x.amax(2), skewness.clamp(-10, 10),
+                              kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
+
+
+class StatisticsResNet(nn.Module):
+    """A `ResNet` beside a dense network on `ClipStatistics`: their logits are averaged.
+
+    In training one of the two is left out now and then, so that each learns to answer by itself.
+
+    Parameters
+    ----------
+    n_bins, n_frames, n_classes : int
+        As for `ResNet`.
+    width, blocks, dropout
+        Of the ResNet.
+    hidden : int
+        Units of the dense layer.
+    hide : float, 0 to 0.5
+        Chance of either branch to be left out for a clip in training.
+
+    Raises
+    ------
+    ValueError
+        As for `ResNet`.
+
+    Examples
+    --------
+    >>> StatisticsResNet(128, n_frames=128)(torch.zeros(2, 128, 128)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, hidden=512,
+                 hide=0.25):
+        super().__init__()
+        self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout)
+        self.statistics = ClipStatistics(n_bins)
+        n_values = self.statistics.n_values
+        self.dense = nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
+                                   nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, n_classes))
+        self.hide = hide
+
+    def forward(self, x):                                           # (batch, bins, frames)
+        resnet, dense, share = self.resnet(x), self.dense(self.statistics(x)), 0.5
+        if self.training:
+            drawn = torch.rand(len(x), 1, device=x.device)
+            share = 0.5 + 0.5 * (drawn < self.hide) - 0.5 * (drawn > 1 - self.hide)
+        return share * resnet + (1 - share) * dense                 # (batch, classes)

@@ -32,11 +32,11 @@ from devices import PRECISIONS, autocast, choose_device, choose_precision, join_
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 from fusion_models import Fusion
 from inference import predict, score
-from resnet_models import ResNet
+from resnet_models import ResNet, StatisticsResNet
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
-                                  Fusion)}
+                                  StatisticsResNet, Fusion)}
 
 
 @dataclass

@@ -34,6 +34,8 @@ CALLS = {
     "shift_bins": lambda x, g: aug.shift_bins(x, 3, g),
     "gain": lambda x, g: aug.gain(x, 6.0, g),
     "equalise": lambda x, g: aug.equalise(x, 6.0, g),
+    "low_pass": lambda x, g: aug.low_pass(x, 0.9, g),
+    "mix_style": lambda x, g: aug.mix_style(x, 0.4, g),
     "mask bins": lambda x, g: aug.mask(x, 5, 1, g),
     "mask frames": lambda x, g: aug.mask(x, 15, 2, g),
     "mixup": lambda x, g: aug.mixup([x], torch.eye(8), 0.4, g)[0][0],
@@ -46,7 +48,8 @@ def test_each_is_seeded_changes_clips_apart_and_leaves_what_it_was_given(clips, 
     first = call(clips, seeded(1))
     assert torch.equal(first, call(clips, seeded(1))) and torch.equal(clips, before)
     assert not torch.equal(first, call(clips, seeded(2)))
-    same = call(clips[:1].expand(8, -1, -1).contiguous() if call is not CALLS["mixup"] else clips, seeded(1))
+    mixes = call in (CALLS["mixup"], CALLS["mix_style"])            # of equal clips there is nothing to mix
+    same = call(clips if mixes else clips[:1].expand(8, -1, -1).contiguous(), seeded(1))
     assert len({clip.numpy().tobytes() for clip in same}) > 2          # each clip draws for itself
 
 
@@ -55,6 +58,30 @@ def test_roll_keeps_every_frame_and_their_order(clips):
     for clip, other in zip(clips, rolled, strict=True):
         start = (clip[0] == other[0, 0]).nonzero().item()
         assert torch.equal(other, torch.roll(clip, -start, 1))
+
+
+def test_low_pass_leaves_what_is_below_and_silences_the_rest(clips):
+    dull = aug.low_pass(clips, 0.6, seeded(3))
+    kept = (dull == clips).all(2)                                   # (clips, bins)
+    assert torch.equal(kept, kept.cummin(1).values) and kept[:, : round(0.4 * BINS) + 1].all()
+    silence = (clips.amax((1, 2)) - 80)[:, None, None].expand_as(clips)
+    assert torch.equal(dull[~kept], silence[~kept])
+    assert 0 < kept.all(1).sum() < len(clips)                       # some clips stay as they are, some do not
+    assert torch.equal(aug.low_pass(clips, 0.0, seeded()), clips)
+
+
+def test_mix_style_moves_level_and_spread_of_each_bin_and_keeps_the_course(clips):
+    styled = aug.mix_style(clips, 5.0, seeded(1))
+    unlike = ~torch.isclose(styled, clips, rtol=1e-3).flatten(1).all(1)
+    assert 0 < unlike.sum() < len(clips)                            # about half of them
+
+    def course(x):
+        return (x - x.mean(2, keepdim=True)) / x.std(2, keepdim=True)
+
+    assert torch.allclose(course(styled), course(clips), atol=1e-3)
+    mean, own = styled.mean(2), clips.mean(2)
+    low, high = own.amin(0), own.amax(0)
+    assert ((mean >= low - 0.1) & (mean <= high + 0.1)).all()       # between the clip's own mean and another's
 
 
 def test_chunks_are_pieces_of_their_own_clip(clips):

@@ -1,6 +1,6 @@
-"""In JupyterLab, in a real browser, a notebook runs from the first cell to the last, and can be seen and heard.
+"""In JupyterLab, in a real browser, notebooks run from the first cell to the last, can be seen, heard, and given music.
 
-Without a browser the test is skipped; where CI is set it fails, unless NO_BROWSER says that none is wanted.
+Without a browser the tests are skipped; where CI is set they fail, unless NO_BROWSER says that none is wanted.
 """
 
 import json
@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import soundfile
 
 try:
     from playwright import sync_api as playwright
@@ -22,6 +24,7 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "features_to_npy.ipynb"
+PREDICT = ROOT / "notebooks" / "predict.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},                        # else only cells in sight are there
@@ -69,16 +72,18 @@ def page():
 
 @pytest.fixture
 def lab(demo, tmp_path):
-    """Address and token of a JupyterLab on a copy of the modules and of a notebook, whose outputs are taken away."""
+    """Address and token of a JupyterLab on a copy of modules, weights and notebooks, whose outputs are taken away."""
     study = tmp_path / "study"
     (study / "notebooks").mkdir(parents=True)
     for module in ROOT.glob("*.py"):
         shutil.copy(module, study)
-    notebook = nbformat.read(NOTEBOOK, 4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, study / "notebooks" / NOTEBOOK.name)
+    shutil.copytree(ROOT / "weights", study / "weights")
+    for path in (NOTEBOOK, PREDICT):
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, study / "notebooks" / path.name)
     for name, values in SETTINGS.items():
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
@@ -111,10 +116,11 @@ def wait_for_server(server, folder, seconds=180):
     pytest.fail(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()[-2000:]}")
 
 
-def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
-    committed = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+def run_all(page, lab, path):
+    """Open a notebook, run it from the first cell to the last, and see that each has run."""
+    committed = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     url, token = lab
-    page.goto(f"{url}lab/tree/notebooks/{NOTEBOOK.name}?token={token}")
+    page.goto(f"{url}lab/tree/notebooks/{path.name}?token={token}")
     page.get_by_text("| Idle").wait_for()       # the kernel is connected, else JupyterLab asks for one
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -122,6 +128,11 @@ def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
     assert page.locator(ERROR).all_inner_texts() == []
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
     assert [int(re.sub(r"\D", "", text)) for text in prompts] == list(range(1, len(committed) + 1))
+    return committed
+
+
+def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
+    committed = run_all(page, lab, NOTEBOOK)
 
     page.wait_for_function("[...document.images].every(image => image.complete)")
     widths = page.locator(".jp-OutputArea-output img").evaluate_all("images => images.map(i => i.naturalWidth)")
@@ -134,3 +145,27 @@ def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
 
     page.locator("audio").first.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "notebook.png")
+
+
+def test_a_file_is_uploaded_and_answered(page, lab, tmp_path):
+    """The button takes a file; its answer stands below, and the cells below that are then about it."""
+    seconds = np.arange(40 * 22_050) / 22_050
+    soundfile.write(tmp_path / "my tune.wav", 0.3 * np.sin(2 * np.pi * 440 * seconds * (1 + seconds / 80)), 22_050)
+    run_all(page, lab, PREDICT)
+    assert page.get_by_text("my tune.wav").count() == 0
+
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload audio").click()
+    chooser.value.set_files(tmp_path / "my tune.wav")
+    cell = page.locator(".jp-CodeCell", has=page.get_by_role("button", name="Upload audio"))
+    said = re.compile(r"^my tune\.wav( +\S+ \d+ %){3}")
+    cell.get_by_text(said).wait_for()
+    cell.locator("img").wait_for()
+    cell.locator("audio").wait_for()
+
+    page.locator(".jp-CodeCell", has_text="song = Path(path or").locator(".jp-InputPrompt").click()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run Selected Cell and All Below", exact=True).click()
+    page.get_by_text(said).nth(1).wait_for()
+    page.wait_for_function(DONE, arg=ERROR)
+    assert page.locator(ERROR).all_inner_texts() == []

@@ -12,7 +12,6 @@ from datasets import FeatureDataset, JointDataset
 from fma import DataError
 from fusion_models import Fusion
 from inference import predict
-from resnet_models import ResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEATURES = ("mel", "embedding")
@@ -72,15 +71,6 @@ def test_every_branch_counts_and_hidden_ones_only_in_training():
 def test_sizes_that_do_not_fit(sizes):
     with pytest.raises(ValueError, match="needs"):
         Fusion(*sizes)
-
-
-def test_resnet_takes_clips_of_any_length():
-    network = ResNet(84, 640, 5, width=4).eval()
-    with torch.no_grad():
-        assert all(network(torch.zeros(2, 84, frames)).shape == (2, 5) for frames in (16, 101, 640))
-    assert sum(p.numel() for p in ResNet(128, 128).parameters()) == 693_584
-    with pytest.raises(ValueError, match="at least 2"):
-        ResNet(84, 640, 1)
 
 
 def test_a_fusion_is_trained_resumed_and_read_again(data, tmp_path):

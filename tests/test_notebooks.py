@@ -20,6 +20,7 @@ QUICK = {   # parameters with which a notebook takes seconds
     "crnn_architecture": {"epochs": 1, "feature": "mel128"},
     "bbnn_architecture": {"epochs": 1, "reference_epochs": 2},
     "results": {},
+    "predict": {},
 }
 AUDIO = re.compile(r"data:audio|<audio|\baudio/[\w.+-]+")
 SOMEONES_FOLDER = re.compile(r"(?<![\w./])/(?:home|root|Users|work|tmp|mnt|content|usr|opt)/")

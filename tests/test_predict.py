@@ -17,7 +17,7 @@ import training
 from classifier import calibration_error, export_run, fit_temperature, load_classifier
 from datasets import FeatureDataset
 from fma import DataError, run_command
-from transforms import mel128
+from transforms import mel128, resample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 22_050
@@ -105,13 +105,22 @@ def test_the_answer_is_the_mean_over_windows(song, classifier):
     [found] = predict.classify([song], classifier)
     assert [part["start"] for part in found["course"]] == [0, 30, 45]
     for part, (_, y, rate) in zip(found["course"], predict.windows(song), strict=True):
-        expected = classifier.probabilities(mel128(y, rate)[None])[0]
+        expected = classifier.probabilities(mel128(resample(y, rate, 44_100), 44_100)[None])[0]
         np.testing.assert_allclose(list(part["probabilities"].values()), expected, atol=6e-5)
     mean = np.mean([list(part["probabilities"].values()) for part in found["course"]], axis=0)
     np.testing.assert_allclose(list(found["probabilities"].values()), mean, atol=1e-4)
     assert found["genre"] == max(found["probabilities"], key=found["probabilities"].get)
     assert list(found["probabilities"]) == classifier.genres and sum(found["probabilities"].values()) == pytest.approx(
         1, abs=1e-3)
+
+
+def test_a_file_of_another_sample_rate_is_heard_the_same(tmp_path, classifier):
+    for rate in (22_050, 44_100, 48_000):
+        soundfile.write(tmp_path / f"{rate}.wav", tone(31, rate), rate, subtype="FLOAT")
+    x = {rate: predict.clip_features(tmp_path / f"{rate}.wav", "mel128")[1] for rate in (22_050, 44_100, 48_000)}
+    tone_band = x[44_100][0].mean(1).argmax()
+    assert all(other[0].mean(1).argmax() == tone_band for other in x.values())
+    assert x[22_050][0, 110:].max() < -60                   # and above half of its rate there is nothing
 
 
 def test_the_network_is_fed_as_in_training(run_dir, classifier):

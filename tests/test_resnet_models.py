@@ -1,0 +1,49 @@
+"""The networks past the study: statistics are SciPy's, and each branch learns to answer by itself."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import fft, stats
+
+from resnet_models import ClipStatistics, ResNet, StatisticsResNet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_clip_statistics_are_those_of_scipy():
+    x = np.random.default_rng(0).gamma(2, size=(3, 64, 51)).astype(np.float32)
+    layer = ClipStatistics(64, 13)
+    found = layer(torch.from_numpy(x)).reshape(3, 8, 64 + 13).numpy()
+    both = np.concatenate([x, fft.dct(x, axis=1, norm="ortho")[:, :13]], axis=1).astype(float)
+    expected = [both.mean(2), both.std(2), np.median(both, 2), both.min(2), both.max(2), stats.skew(both, axis=2),
+                stats.kurtosis(both, axis=2, fisher=False), np.abs(np.diff(both, axis=2)).mean(2)]
+    np.testing.assert_allclose(found, np.stack(expected, 1), rtol=3e-3, atol=1e-3)
+    assert layer.n_values == 8 * (64 + 13) and not list(layer.parameters()) and not layer.state_dict()
+
+
+def test_clip_statistics_of_a_clip_that_never_changes_are_finite():
+    assert ClipStatistics(16, 5)(torch.full((2, 16, 20), -80.0)).isfinite().all()
+
+
+def test_the_residual_network_is_small():
+    assert sum(p.numel() for p in ResNet(128, 128).parameters()) == 693_584
+
+
+@pytest.mark.parametrize("kind", [ResNet, StatisticsResNet])
+def test_network_takes_other_lengths_and_classes(kind):
+    network = kind(84, 640, 5, width=4).eval()
+    assert network(torch.randn(2, 84, 640)).shape == (2, 5) == network(torch.randn(2, 84, 215)).shape
+    with pytest.raises(ValueError, match="n_classes must be at least 2"):
+        kind(84, 640, 1)
+
+
+def test_branches_are_averaged_and_in_training_either_may_be_left_out():
+    network = StatisticsResNet(32, 32, 3, width=4, dropout=0.0).eval()
+    x = torch.randn(200, 32, 32)
+    resnet, dense = network.resnet(x), network.dense(network.statistics(x))
+    assert torch.allclose(network(x), (resnet + dense) / 2, atol=1e-6)
+    network.training = True                                 # this module alone: its layers answer as before
+    with torch.no_grad():
+        mixed = network(x)
+    alone = [torch.isclose(mixed, branch, atol=1e-6).all(1).float().mean() for branch in (resnet, dense)]
+    assert all(0.1 < share < 0.45 for share in alone) and sum(alone) < 0.75
