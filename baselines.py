@@ -3,6 +3,7 @@
     python baselines.py                         # all twelve, on fma_metadata/features.csv where FMA is
     python baselines.py SVC LDA --data-dir data/emotify --repeats 3
     python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, beside all of them
+    python baselines.py SVC --features mel128 vggish                # statistics of features in the cache instead
 
 The statistics are FMA's own where its features.csv is, else those that ``features.py --statistics`` computes.
 Results stand beside the networks' in ``results/<dataset>/baseline_<name>.json``. There is nothing to choose, so
@@ -168,7 +169,7 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     """
     versions = {"python": platform.python_version(),
                 **{lib: importlib.metadata.version(lib) for lib in ("numpy", "scipy", "scikit-learn")}}
-    common = {"dataset": data.name, "feature": "statistics", "scale": "standardised on training", "device": "cpu",
+    common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
               "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions}
     seeds = {name: range(_count_seeds(name, _result_path(results_dir, data, name), repeats)) for name in names}
     runs = {}
@@ -247,6 +248,8 @@ def main(argv=None):
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
+    parser.add_argument("--features", nargs="+", metavar="NAME", default=[],
+                        help="statistics of these features of the cache instead, for instance mel128 vggish")
     parser.add_argument("--repeats", type=int, help="seeds of those that draw random numbers (default: as many as the "
                                                     "result there has, else 1)")
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
@@ -257,7 +260,9 @@ def main(argv=None):
     if unknown or args.repeats is not None and args.repeats < 1:
         raise DataError(f"no classifier is named {some(unknown)}: choose of {', '.join(CLASSIFIERS)}" if unknown
                         else "--repeats must be at least 1")
-    data = Statistics(find_data(args.data_dir), args.subset, args.features_dir, args.only)
+    if args.only and args.features:
+        raise DataError("--only chooses of FMA's statistics, --features takes others: pass one of the two")
+    data = Statistics(find_data(args.data_dir), args.subset, args.features_dir, args.only, args.features)
     print(data)
     results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir)
     print("\n" + results_table(list(results.values()), seconds=True))

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from cnn_models import layer_table
+from datasets import JointDataset
 from devices import autocast, choose_precision, keep_memory
 from evaluation import compare_correctness, holm
 from experiments import EXPERIMENTS
@@ -173,19 +174,21 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     ----------
     name : str
         A key of `EXPERIMENTS`.
-    dataset : FeatureDataset
+    dataset : FeatureDataset or JointDataset
         Gives the size of a clip, the number of genres, and the device.
     """
     keep_memory()                                       # as training does
     row, device = EXPERIMENTS[name], dataset.device
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     network = network.to(device, memory_format=torch.channels_last)
-    clips, precision = torch.rand(batch_size, *dataset.shape, device=device), choose_precision("auto", device)
+    sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
+    clips = [torch.rand(batch_size, *size, device=device) for size in sizes]
+    precision = choose_precision("auto", device)
     taken = []
     for _ in range(steps):
         start = time.perf_counter()
         with autocast(precision, device):
-            loss = network(clips).float().logsumexp(1).mean()
+            loss = network(clips if len(clips) > 1 else clips[0]).float().logsumexp(1).mean()
         loss.backward()
         loss.item()                                     # waits for a GPU
         taken.append(time.perf_counter() - start)

@@ -289,6 +289,11 @@ class JointDataset:
         return [m for m, _ in both], [s for _, s in both]
 
 
+def open_dataset(data_dir, feature, *args, **kwargs):
+    """A `FeatureDataset` of one feature, by its name, or a `JointDataset` of several, by a list of names."""
+    return (FeatureDataset if isinstance(feature, str) else JointDataset)(data_dir, feature, *args, **kwargs)
+
+
 def _spare_memory(device):
     """Bytes that an array may take: half of the machine's, or 60 % of what is free on the GPU."""
     import torch

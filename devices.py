@@ -46,36 +46,45 @@ class SumOverProcesses(torch.autograd.Function):
         return SumOverProcesses.apply(gradient)
 
 
-class JointBatchNorm2d(nn.BatchNorm2d):
+class JointBatchNorm:
     """Batch norm over the clips of all processes, for CPUs; torch's own SyncBatchNorm needs a GPU.
 
     With it, N processes with a batch each compute what one process computes with the joint batch.
     """
 
-    def forward(self, x):                                                       # (batch, channels, height, width)
+    def forward(self, x):                                                       # (batch, channels, ...)
         if not self.training:
             return super().forward(x)
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        sums = torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])])
+        axes, each = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
+        sums = torch.cat([values.sum(axes), values.new_tensor([x.numel() / x.shape[1]])])
         mean, count = SumOverProcesses.apply(sums).split([x.shape[1], 1])
         mean = mean / count
-        centred = values - mean[:, None, None]      # first: a difference of large squares would lose the variance
-        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        centred = values - mean.view(each)          # first: a difference of large squares would lose the variance
+        variance = SumOverProcesses.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
             self.num_batches_tracked += 1
-        weight = self.weight * (variance + self.eps).rsqrt()
-        return (centred * weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        normed = centred * (variance + self.eps).rsqrt().view(each)
+        return (normed * self.weight.view(each) + self.bias.view(each) if self.affine else normed).to(x.dtype)
+
+
+class JointBatchNorm1d(JointBatchNorm, nn.BatchNorm1d):
+    """Of vectors."""
+
+
+class JointBatchNorm2d(JointBatchNorm, nn.BatchNorm2d):
+    """Of maps."""
 
 
 def join_processes(model):
     """Wrap a network for data parallel training, its batch norms over the clips of all processes."""
     if next(model.parameters()).device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    joint = {nn.BatchNorm1d: JointBatchNorm1d, nn.BatchNorm2d: JointBatchNorm2d}
     for layer in model.modules():
-        if type(layer) is nn.BatchNorm2d:
-            layer.__class__ = JointBatchNorm2d
+        layer.__class__ = joint.get(type(layer), type(layer))
     return nn.parallel.DistributedDataParallel(model)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from evaluation import format_table, summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, progress_bar, run_command, some
 from runs import load_config, load_history, load_probabilities, selected
-from study import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS
+from study import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS, features_of
 from tables import (
     load_results,
     read_result,
@@ -202,7 +202,8 @@ def main(argv=None):
         command.add_argument("--results-dir", help="default: results, or runs/quick/results")
     args = parser.parse_args(argv)
     if args.command == "list":
-        print(format_table([[name, e["model"], e["feature"], e.get("reported")] for name, e in EXPERIMENTS.items()],
+        print(format_table([[name, e["model"], "+".join(features_of(e)), e.get("reported")]
+                            for name, e in EXPERIMENTS.items()],
                            ["experiment", "network", "feature", "reported by the original %"]))
         return
     quick = args.command == "run" and args.quick       # kept apart from the study's own runs

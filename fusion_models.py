@@ -3,36 +3,65 @@
 import torch
 from torch import nn
 
-from cnn_models import dense_layers
-from resnet_models import ResNet
+from resnet_models import ClipStatistics, ResNet, dense_layer
 
 
 class Encoder(nn.Module):
-    """One feature of a clip as a vector: a `ResNet` without its last layer, or for a single frame a dense layer.
+    """One feature of a clip as a vector: a `ResNet` without its last layer beside a dense layer on `ClipStatistics`.
 
     Parameters
     ----------
     n_bins, n_frames : int
-        Size of the feature; one frame is an embedding or other statistics of the clip.
+        Size of the feature; one frame is an embedding of the clip, and gets a dense layer alone.
     width : int
-        Of the ResNet; the vector has 16 values for each.
+        Of the ResNet, which adds 16 values for each to the vector.
+    hidden : int
+        Units of the dense layer.
     """
 
-    def __init__(self, n_bins, n_frames, width):
+    def __init__(self, n_bins, n_frames, width, hidden):
         super().__init__()
-        self.n_values = 16 * width
-        if n_frames == 1:
-            self.encode = nn.Sequential(nn.Flatten(), nn.Linear(n_bins, self.n_values), nn.ReLU())
-        else:
-            self.encode = ResNet(n_bins, n_frames, 2, width)
-            self.encode.classify = nn.Identity()
+        self.resnet, self.statistics = None, nn.Flatten()
+        if n_frames > 1:
+            self.resnet, self.statistics = ResNet(n_bins, n_frames, 2, width), ClipStatistics(n_bins, min(40, n_bins))
+            self.resnet.classify = nn.Identity()
+        self.dense = dense_layer(n_bins if self.resnet is None else self.statistics.n_values, hidden)
+        self.n_values = hidden + (0 if self.resnet is None else 16 * width)
 
-    def forward(self, x):                       # (batch, bins, frames)
-        return self.encode(x)                   # (batch, 16 width)
+    def forward(self, x):                                       # (batch, bins, frames)
+        dense = self.dense(self.statistics(x))                  # (batch, hidden)
+        return dense if self.resnet is None else torch.cat([dense, self.resnet(x)], 1)
+
+
+class Dense(nn.Module):
+    """A dense network on an embedding of each clip, or other features of a single frame.
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input; all of it is one vector.
+    n_classes : int
+        Number of genres.
+    hidden : int
+        Units of the hidden layer.
+
+    Examples
+    --------
+    >>> Dense(128, n_frames=1)(torch.zeros(2, 128, 1)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=1, n_classes=8, hidden=512):
+        super().__init__()
+        self.dense = dense_layer(n_bins * n_frames, hidden)
+        self.classify = nn.Linear(hidden, n_classes)
+
+    def forward(self, x):                                       # (batch, bins, frames)
+        return self.classify(self.dense(x.flatten(1)))          # (batch, classes)
 
 
 class Fusion(nn.Module):
-    """Parallel branches: each feature through an encoder of its own, the vectors side by side, then dense layers.
+    """Parallel branches: each feature through an encoder of its own, the vectors side by side, then one layer.
 
     In training, a whole branch is hidden now and then, so that the classifier does not lean on the easiest alone.
 
@@ -42,7 +71,7 @@ class Fusion(nn.Module):
         Size of each feature, in the order in which a batch has them; see `datasets.JointDataset`.
     n_classes : int
         Number of genres.
-    width : int
+    width, hidden : int
         Of the encoders.
     hide : float
         Chance that a branch of a clip is hidden in training.
@@ -59,16 +88,16 @@ class Fusion(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins, n_frames, n_classes=8, width=16, hide=0.2):
+    def __init__(self, n_bins, n_frames, n_classes=8, width=16, hidden=512, hide=0.25):
         super().__init__()
         if len(n_bins) != len(n_frames) or len(n_bins) < 2:
             raise ValueError(f"a fusion needs two features or more, not {len(n_bins)} and {len(n_frames)} sizes")
-        self.encoders = nn.ModuleList(Encoder(*size, width) for size in zip(n_bins, n_frames, strict=True))
+        self.encoders = nn.ModuleList(Encoder(*size, width, hidden) for size in zip(n_bins, n_frames, strict=True))
         self.norms = nn.ModuleList(nn.BatchNorm1d(encoder.n_values) for encoder in self.encoders)
         self.hide = nn.Dropout1d(hide)
-        self.classify = dense_layers(sum(encoder.n_values for encoder in self.encoders), 128, n_classes)
+        self.classify = nn.Linear(sum(encoder.n_values for encoder in self.encoders), n_classes)
 
-    def forward(self, parts):                   # for each feature (batch, bins, frames)
+    def forward(self, parts):                                   # for each feature (batch, bins, frames)
         vectors = [norm(encoder(x)) for encoder, norm, x in zip(self.encoders, self.norms, parts, strict=True)]
-        x = self.hide(torch.stack(vectors, 1))  # (batch, features, 16 width)
-        return self.classify(x.flatten(1))      # (batch, classes)
+        shown = self.hide(torch.ones(len(vectors[0]), len(vectors), 1, device=vectors[0].device)).unbind(1)
+        return self.classify(torch.cat([x * there for x, there in zip(vectors, shown, strict=True)], 1))

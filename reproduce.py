@@ -13,24 +13,26 @@ from pathlib import Path
 
 import baselines
 from comparisons import step_seconds
-from datasets import FeatureDataset
+from datasets import open_dataset
 from devices import choose_device
 from evaluation import format_table
 from experiments import run_experiment
 from features import fill_cache
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
-from study import EXPERIMENTS
+from study import EXPERIMENTS, features_of
 from tables import load_results, results_table
 from training import Training
+from transforms import FEATURES
 
 OVERHEAD = 1.2      # validation after each epoch, and what a step does beside the network, as a share of its time
 
 
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
-    """Names of the experiments that fit the patterns and whose feature is cached, or can be made from audio."""
+    """Names of the experiments that fit the patterns and whose features are cached, or can be made from audio."""
     folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
+    there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
-             and (audio or (folder / f"{row['feature']}.npy").is_file())]
+             and set(features_of(row)) <= there]
     if not names:
         raise DataError(f"no experiment fits {' '.join(patterns)} with what {data_dir} holds: see experiments.py list")
     return names
@@ -56,10 +58,11 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
     hours, datasets, timed = {}, {}, {}
     for name in names:
         row = EXPERIMENTS[name]
-        feature, network = row["feature"], (row["feature"], row["model"], str(row.get("args")))
+        feature = "+".join(features_of(row))
+        network = feature, row["model"], str(row.get("args"))
         if feature not in datasets:
-            datasets[feature] = FeatureDataset(data_dir, feature, subset=subset, features_dir=features_dir,
-                                               device=choose_device(device), hold=False)
+            datasets[feature] = open_dataset(data_dir, row["feature"], subset=subset, features_dir=features_dir,
+                                             device=choose_device(device), hold=False)
         training = Training(**{**row.get("training", {}), **(settings or {})})
         if network not in timed:            # rows that differ in their input alone take as long
             timed[network] = step_seconds(name, datasets[feature], training.batch_size)
@@ -94,7 +97,8 @@ def main(argv=None):
     data_dir = find_data(args.data_dir)
     names = chosen_rows(data_dir, args.names, args.subset, args.features_dir)
     folder = Path(args.features_dir or data_dir / "features")
-    missing = {EXPERIMENTS[name]["feature"] for name in names} - {path.stem for path in folder.glob("*.npy")}
+    wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
+    missing = wanted - {path.stem for path in folder.glob("*.npy")}
     if missing:
         fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
     settings = {"watch_test": 5} | ({"epochs": args.epochs} if args.epochs else {}) | (

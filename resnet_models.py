@@ -122,6 +122,12 @@ class ClipStatistics(nn.Module):
                               kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
 
 
+def dense_layer(n_values, hidden):
+    """One layer on statistics or an embedding, standardised as training batches are, with much dropout."""
+    return nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
+                         nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5))
+
+
 class StatisticsResNet(nn.Module):
     """A `ResNet` beside a dense network on `ClipStatistics`: their logits are averaged.
 
@@ -154,9 +160,7 @@ class StatisticsResNet(nn.Module):
         super().__init__()
         self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout)
         self.statistics = ClipStatistics(n_bins)
-        n_values = self.statistics.n_values
-        self.dense = nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
-                                   nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, n_classes))
+        self.dense = nn.Sequential(dense_layer(self.statistics.n_values, hidden), nn.Linear(hidden, n_classes))
         self.hide = hide
 
     def forward(self, x):                                           # (batch, bins, frames)

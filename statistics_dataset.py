@@ -77,6 +77,37 @@ def _read_features(path):
     return table.rename_axis("track_id")
 
 
+def cached_statistics(data_dir, features, subset="small", features_dir=None):
+    """Statistics of cached features over each clip, as `resnet_models.ClipStatistics` has them.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    features : sequence of str
+        Names of arrays in the cache. One of a single frame, such as an embedding, is taken as it is.
+    subset : str
+    features_dir : path-like, optional
+
+    Returns
+    -------
+    statistics : DataFrame, float32, indexed by track_id
+        Tracks of status ok; columns (feature, number).
+    """
+    import torch
+
+    from resnet_models import ClipStatistics
+
+    found = {}
+    for name in features:
+        cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
+        bins, frames = cache.shape
+        summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, min(40, bins))
+        good = np.flatnonzero(cache.tracks["status"] == "ok")
+        values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
+        found[name] = pd.DataFrame(values.numpy(), index=cache.tracks.index[good])
+    return pd.concat(found, axis=1)
+
+
 class Statistics:
     """Track statistics of a collection, with genres and splits as `datasets.FeatureDataset` has them.
 
@@ -87,24 +118,30 @@ class Statistics:
     features_dir : path-like, optional
     only : str, optional
         A key of `ONLY`: use these columns alone, and keep results under a name that says so.
+    features : sequence of str, optional
+        Use `cached_statistics` of these features instead, and keep results under their names.
 
     Attributes
     ----------
     values : ndarray, shape (tracks, columns), float64
         In each statistic's own unit; NaN where there is none.
     columns : MultiIndex
-        FMA's names.
+        FMA's names, or feature and number.
+    feature : str
+        "statistics", or the names of the features joined by +.
     genres, tracks, labels, rows, artists
         As those of `FeatureDataset`. A track is used if each of its statistics is a number.
     left_out : int
         Tracks that have a genre and a split, and no usable statistics.
     """
 
-    def __init__(self, data_dir, subset="small", features_dir=None, only=None):
+    def __init__(self, data_dir, subset="small", features_dir=None, only=None, features=()):
         import torch
 
-        table, self.tracks = load_statistics(data_dir, subset, features_dir), load_tracks(data_dir, subset)
-        self.suffix = f"_{only}" if only else ""        # of the names of results and runs
+        table = (cached_statistics(data_dir, features, subset, features_dir) if features
+                 else load_statistics(data_dir, subset, features_dir))
+        self.tracks, self.feature = load_tracks(data_dir, subset), "+".join(features) or "statistics"
+        self.suffix = f"_{only or self.feature}" if only or features else ""  # of the names of results and runs
         if only:
             table = table.loc[:, [column[:2] in ONLY[only] for column in table.columns]]
         if not len(table.columns):

@@ -44,23 +44,23 @@ def results_table(results, seconds=False):
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
              format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
              *([_seconds(np.mean([s["seconds"] for s in r["seeds"]]))] * seconds)] for r in results]
-    trained = [r for r in results if r["seeds"][0]["epoch"] is not None]        # the others are baselines, and have
-    absent = () if trained else ("parameters", "test_max %")                    # neither epochs nor these
-    name, note = results[0]["dataset"], ""
-    if name.startswith("fma_"):         # the original's figures beside its protocol; both choose the epoch on test
+    if not any(r["parameters"] for r in results):                               # baselines have none
+        place = columns.index("parameters")
+        rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
+    notes = []
+    if results[0]["dataset"].startswith("fma_"):        # beside our protocol the original's, which chooses on test
+        best = [[s["test_max"] for s in r["seeds"]] for r in results]
+        best = [None if None in values else mean_and_sd(values) for values in best]
         reported = [_reported(r) for r in results]
-        columns += ["test_max %"] + ["reported %"] * any(reported)
-        note = (f" test_max{' and the original’s reported figures' * any(reported)}: best test accuracy over saved "
-                "epochs, not comparable.")
-        if len(trained) < len(results):
-            note = (note if trained else "") + (" The original's baselines: all 518 statistics, a random split "
-                                                "with artists on both sides.")
-        for row, r, figure in zip(rows, results, reported, strict=True):
-            best = [s["test_max"] for s in r["seeds"]]
-            row += [None if None in best else mean_and_sd(best)] + [figure] * any(reported)
-    kept = [k for k, column in enumerate(columns) if column not in absent]
-    rows, columns = [[row[k] for k in kept] for row in rows], [columns[k] for k in kept]
-    return f"{format_table(rows, columns)}\n\n{measured_on(results)}{note}"
+        for column, cells in (("test_max %", best), ("reported %", reported)):
+            if any(cells):
+                columns, rows = [*columns, column], [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        said = ["test_max"] * any(best) + ["the original’s reported figures"] * (any(best) and any(reported))
+        if said:
+            notes.append(f"{' and '.join(said)}: best test accuracy over saved epochs, not comparable.")
+        if any(figure and r["experiment"].startswith("baseline_") for figure, r in zip(reported, results, strict=True)):
+            notes.append("The original's baselines: all 518 statistics, a random split with artists on both sides.")
+    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}"
 
 
 def measured_on(results):
@@ -175,8 +175,9 @@ def save_result(path, result, tests):
 
 
 def load_results(folder):
-    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`."""
-    paths = [*sorted(Path(folder).glob("baseline_*.json")), *(Path(folder) / f"{name}.json" for name in EXPERIMENTS)]
+    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`, then ensembles'."""
+    first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
+    paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *last]
     results = [result for result in map(read_result, paths) if result]
     if not results:
         raise DataError(f"no results in {folder}: python experiments.py run NAMES")

@@ -27,16 +27,16 @@ from augmentation import AUGMENTATIONS, Augmentation, augment
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from datasets import FeatureDataset, JointDataset
+from datasets import JointDataset, open_dataset
 from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
-from fusion_models import Fusion
+from fusion_models import Dense, Fusion
 from inference import predict, score
 from resnet_models import ResNet, StatisticsResNet
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
-                                  StatisticsResNet, Fusion)}
+                                  StatisticsResNet, Dense, Fusion)}
 
 
 @dataclass
@@ -251,9 +251,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     name : str
         Of the experiment, and of its folder.
     row : dict
-        ``feature``, ``model`` (a key of `MODELS`), and optionally ``args`` of the model, ``scale`` of the
-        feature, ``normalise`` (per what, see `FeatureDataset`), and ``training``, settings that differ from
-        the defaults.
+        ``feature`` (a name, or several), ``model`` (a key of `MODELS`), and optionally ``args`` of the model,
+        ``scale`` of the feature, ``normalise`` (per what, see `FeatureDataset`), and ``training``, settings that
+        differ from the defaults.
     data_dir : path-like
     settings : dict, optional
         Settings that take precedence over the row's.
@@ -271,13 +271,12 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:
         raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
-    kind = FeatureDataset if isinstance(row["feature"], str) else JointDataset
-    dataset = kind(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    dataset = open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
     empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     settings.precision = choose_precision(settings.precision, device)
-    if settings.chunk and kind is JointDataset:
+    if settings.chunk and isinstance(dataset, JointDataset):
         raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),

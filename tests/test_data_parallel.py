@@ -27,13 +27,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 JOINT = ("cqt_square", "cqt_parallel_gru_bi")
 SHARED = {"epochs": 3, "batch_size": 13, "lr": 1e-4, "precision": "float32"}    # batches of 7 + 6 clips, then 1 + 0
 CHANNELS = 3
+JOINT_NORMS = {2: devices.JointBatchNorm1d, 4: devices.JointBatchNorm2d}        # by the dimensions of a batch
 
 
 def joint_batches():
     """Batches for a batch norm: uneven, a single clip, far from zero."""
     rng = torch.Generator().manual_seed(0)
     return {"uneven": torch.randn(5, CHANNELS, 4, 6, generator=rng), "single": torch.randn(1, 3, 4, 6, generator=rng),
-            "far": 1000 + torch.randn(7, CHANNELS, 4, 6, generator=rng)}
+            "far": 1000 + torch.randn(7, CHANNELS, 4, 6, generator=rng),
+            "vectors": torch.randn(9, CHANNELS, generator=rng)}
 
 
 def norm_and_gradients(norm, x):
@@ -87,7 +89,7 @@ def one_of_two_processes(data, out):
     dist.init_process_group("gloo")
     result = {"numerical": numerical_gradients(rank), "norms": {}, "histories": {}}
     for name, x in joint_batches().items():
-        result["norms"][name] = norm_and_gradients(devices.JointBatchNorm2d(CHANNELS), x[rank::2])
+        result["norms"][name] = norm_and_gradients(JOINT_NORMS[x.ndim](CHANNELS), x[rank::2])
     for name in JOINT:
         result["histories"][name] = training.run(name, EXPERIMENTS[name], data, SHARED, out / "runs", device="cpu",
                                                  progress=False)[1]
@@ -131,7 +133,8 @@ def one(tiny, tmp_path_factory):
 @pytest.mark.parametrize("batch", joint_batches())
 def test_joint_batch_norm_is_batch_norm_of_the_joint_batch(two, batch):
     x = joint_batches()[batch]
-    expected, parts = norm_and_gradients(nn.BatchNorm2d(CHANNELS), x), [rank["norms"][batch] for rank in two[1]]
+    alone = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[x.ndim]
+    expected, parts = norm_and_gradients(alone(CHANNELS), x), [rank["norms"][batch] for rank in two[1]]
     rtol, atol = (1e-3, 2e-3) if batch == "far" else (1e-4, 1e-5)      # at 1000, float32 has four digits left
     for name in ("output", "input"):
         whole = torch.empty_like(x)

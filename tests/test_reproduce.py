@@ -7,7 +7,7 @@ from synthetic import make_collection
 
 import reproduce
 from fma import DataError, run_command
-from study import EXPERIMENTS
+from study import EXPERIMENTS, features_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,9 +26,16 @@ def test_without_audio_only_what_is_cached_is_run(tiny):
         reproduce.chosen_rows(tiny, ["mel128_*"])
 
 
-def test_with_audio_every_row_is_run(tiny, tmp_path):
+def test_with_audio_every_row_is_run_whose_features_can_be_made(tiny, tmp_path):
     (tmp_path / "fma_small").mkdir()
-    assert reproduce.chosen_rows(tmp_path, ["*"]) == list(EXPERIMENTS)
+    chosen, given = reproduce.chosen_rows(tmp_path, ["*"]), {"vggish", "mfcc_3s"}
+    assert chosen == [name for name, row in EXPERIMENTS.items() if not given & set(features_of(row))]
+    assert {"cqt_bbnn", "statistics_resnet", "fusion_cqt_mel_mfcc"} <= set(chosen)
+
+
+def test_features_joined_in_one_network_are_planned(tmp_path):
+    data = make_collection(tmp_path / "two", features=(("mel128", 32), ("mfcc_3s", 20)), frames=40)
+    assert reproduce.plan(["fusion_scratch"], data, device="cpu")["fusion_scratch"] > 0
 
 
 def test_the_plan_counts_steps_epochs_and_repeats(tiny, monkeypatch):

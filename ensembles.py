@@ -1,0 +1,169 @@
+"""Late fusion: trained models of different kinds asked together, each weighted as validation says.
+
+    python ensembles.py ensemble_scratch --data-dir data/fma_small --repeats 3
+
+The members are trained first, by experiments.py and baselines.py; what they said is read from their runs. Seed k of an
+ensemble is made of seed k of each member, or of seed 0 where a member draws no random numbers.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from evaluation import summarise
+from fma import SUBSETS, DataError, dataset_name, find_data, run_command
+from runs import load_config, load_probabilities
+from tables import results_table, save_result
+
+FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
+ENSEMBLES = {
+    "ensemble_scratch": FROM_SCRATCH,
+    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish",
+                        "baseline_LogisticRegression_vggish"),
+}
+
+
+def fit_weights(log_scores, labels):
+    """Weights of several models whose weighted log scores, summed, are the best probabilities [1]_.
+
+    Parameters
+    ----------
+    log_scores : ndarray, shape (models, clips, classes)
+        Log probabilities, or other scores that a softmax turns into probabilities.
+    labels : ndarray of int, shape (clips,)
+        Of clips that no model learned: validation.
+
+    Returns
+    -------
+    ndarray, shape (models,)
+        Not below zero. They minimise the cross entropy of the softmax of the sum, so they calibrate as well.
+
+    References
+    ----------
+    .. [1] G. E. Hinton, "Training products of experts by minimizing contrastive divergence", Neural Computation 14(8),
+       2002: probabilities multiplied; here with an exponent each.
+
+    Examples
+    --------
+    >>> knows, guesses = np.log([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]), np.log(np.full((3, 2), 0.5))
+    >>> knows_weight, guesses_weight = fit_weights(np.stack([knows, guesses]), np.array([0, 1, 0]))
+    >>> bool(knows_weight > 0.5 and abs(guesses_weight - 0.5) < 1e-6)       # what always says the same changes nothing
+    True
+    """
+    log_scores = np.asarray(log_scores, dtype=float)
+    clips = np.arange(len(labels))
+
+    def loss(weights):
+        joint = np.tensordot(weights, log_scores, 1)                                    # (clips, classes)
+        wrong = softmax(joint, axis=1)
+        wrong[clips, labels] -= 1
+        return (-log_softmax(joint, axis=1)[clips, labels].mean(),
+                (log_scores * wrong).sum((1, 2)) / len(labels))
+
+    start = np.full(len(log_scores), 1 / len(log_scores))
+    return minimize(loss, start, jac=True, bounds=[(0, None)] * len(start), method="L-BFGS-B").x
+
+
+def member_scores(run_dir, split):
+    """What a member said of a split: log scores (clips, classes), and all that `load_probabilities` gives."""
+    said = load_probabilities(run_dir, split)
+    scores = said["probabilities"].astype(float)
+    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-2):      # else a decision function
+        scores = np.log(scores.clip(1e-9))
+    return log_softmax(scores, axis=1), said
+
+
+def join_runs(run_dirs):
+    """One ensemble: probabilities on validation and test of several finished runs, weighted on validation.
+
+    Returns
+    -------
+    weights : ndarray, shape (members,)
+    said : dict of str to dict
+        Split to what `runs.load_probabilities` gives, with the ensemble's probabilities.
+    """
+    said, weights = {}, None
+    for split in ("validation", "test"):
+        scores, each = zip(*(member_scores(run, split) for run in run_dirs), strict=True)
+        for run, other in zip(run_dirs, each, strict=True):
+            if not (np.array_equal(other["tracks"], each[0]["tracks"]) and
+                    np.array_equal(other["genres"], each[0]["genres"])):
+                raise DataError(f"{run} and {run_dirs[0]} are not of the same {split} clips: run both on one cache")
+        if weights is None:
+            weights = fit_weights(np.stack(scores), each[0]["labels"])
+        said[split] = each[0] | {"probabilities": softmax(np.tensordot(weights, np.stack(scores), 1), axis=1)}
+    return weights, said
+
+
+def run_ensemble(name, data_dir, repeats=1, subset="small", runs_dir="runs", results_dir="results"):
+    """Ask the members of an ensemble together and write its result.
+
+    Parameters
+    ----------
+    name : str
+        A key of `ENSEMBLES`.
+    data_dir : path-like
+    repeats : int
+        Seeds 0, 1, ...
+
+    Returns
+    -------
+    result : dict
+        Laid out as `experiments.summarise_runs` does; ``config`` has the members and their weights for each seed.
+    """
+    dataset = dataset_name(data_dir, subset)
+    folders = [Path(runs_dir) / dataset / member for member in ENSEMBLES[name]]
+    seeds, tests, weights = [], [], []
+    for seed in range(repeats):
+        run_dirs = [_seed_of(folder, seed) for folder in folders]
+        w, said = join_runs(run_dirs)
+        weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
+        right = {s: float((d["probabilities"].argmax(1) == d["labels"]).mean()) for s, d in said.items()}
+        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": round(right["validation"], 6),
+                      "test": round(right["test"], 6), "test_max": None, "seconds": 0.0})
+        tests.append(said["test"])
+    config = load_config(_seed_of(folders[0], 0))
+    features = sorted({f for folder in folders for f in load_config(_seed_of(folder, 0))["feature"].split("+")})
+    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
+                        tests[0]["genres"].tolist())
+    result = {"experiment": name, "dataset": dataset, "seeds": seeds, "test": summary, "parameters": None,
+              "config": {"model": {"class": f"{len(folders)} models", "args": {"weights": weights}},
+                         "feature": "+".join(features), "feature_parameters": {}, "scale": "db", "training": {}},
+              "device": config["device"], "versions": config["versions"]}
+    save_result(Path(results_dir) / dataset / f"{name}.json", result, tests)
+    return result
+
+
+def _seed_of(folder, seed):
+    """The run of a seed; of a classifier that draws nothing, the only one there is."""
+    chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}"
+    if not (chosen / "probabilities.npz").is_file():
+        how = "experiments.py run" if "baseline_" not in folder.name else "baselines.py --features"
+        raise DataError(f"{chosen} is not there, or not finished: train it first, python {how}")
+    return chosen
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Ask trained models together, weighted on validation.")
+    parser.add_argument("names", nargs="+", choices=ENSEMBLES, metavar="NAME", help=f"of {', '.join(ENSEMBLES)}")
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    parser.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--results-dir", default="results")
+    args = parser.parse_args(argv)
+    results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir)
+               for name in args.names]
+    print(results_table(results))
+    for result in results:
+        print(f"\nweights of {result['experiment']}: "
+              + json.dumps(result["config"]["model"]["args"]["weights"][0]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
