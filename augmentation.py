@@ -30,6 +30,7 @@ from fma import DataError
 class Augmentation:
     """What is done to the clips of a training batch, in this order. By default nothing is."""
 
+    pitch_copies: bool = False      # each clip as it is, or one of its pitch-shifted copies in the cache, at random
     roll: bool = False              # each clip begins at a frame drawn at random, its beginning after its end
     chunk: int = 0                  # frames of a chunk of each clip, from a random place on; 0: the whole clip
     shift_bins: int = 0             # up or down by so many bins at most: semitones of a CQT
@@ -37,8 +38,8 @@ class Augmentation:
     equaliser_db: float = 0.0       # as by an equaliser whose bands are up or down by so many dB at most
     low_pass: float = 0.0           # share of the clips that lose all above a random bin, as dull recordings do
     mix_style: float = 0.0          # half of the clips take on part of another's sound, by a Beta(mix_style, mix_style)
-    mask_bins: int = 0              # SpecAugment: two masks, each of so many bins at most
-    mask_frames: int = 0            # SpecAugment: two masks, each of so many frames at most
+    mask_bins: int = 0              # SpecAugment: two masks, each of so many bins at most, and a quarter of all
+    mask_frames: int = 0            # SpecAugment: two masks, each of so many frames at most, and a quarter of all
     mixup: float = 0.0              # clips and labels mixed in pairs, by shares from a Beta(mixup, mixup); 0: not
 
     def __post_init__(self):
@@ -229,8 +230,8 @@ def mixup(parts, targets, alpha, generator):
 # ---- all of it -------------------------------------------------------------------------------------------------
 
 
-def alter(x, settings, generator, fill=0.0):
-    """Alter each clip by itself as the settings say: all but mixup.
+def alter(x, settings, generator, fill=0.0, in_db=True):
+    """Alter each clip by itself as the settings say: all but its pitch-shifted copies, and mixup.
 
     Parameters
     ----------
@@ -241,6 +242,8 @@ def alter(x, settings, generator, fill=0.0):
         On the device of `x`; the same one gives the same batch.
     fill : Tensor, shape (bins, 1), or float
         What masks put in, see `mask`.
+    in_db : bool
+        Whether values are decibels; others have neither level, equaliser nor low pass.
 
     Returns
     -------
@@ -254,21 +257,21 @@ def alter(x, settings, generator, fill=0.0):
         x = random_chunks(x, settings.chunk, generator)
     if settings.shift_bins:
         x = shift_bins(x, settings.shift_bins, generator)
-    if settings.gain_db:
+    if settings.gain_db and in_db:
         x = gain(x, settings.gain_db, generator)
-    if settings.equaliser_db:
+    if settings.equaliser_db and in_db:
         x = equalise(x, settings.equaliser_db, generator)
-    if settings.low_pass:
+    if settings.low_pass and in_db:
         x = low_pass(x, settings.low_pass, generator)
     if settings.mix_style:
         x = mix_style(x, settings.mix_style, generator)
     for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
         if most:
-            x = mask(x, most, dim, generator, fill)
+            x = mask(x, min(most, x.shape[dim] // 4), dim, generator, fill)      # much of it has to be left
     return x
 
 
-def augment(parts, targets, settings, generator, fills):
+def augment(parts, targets, settings, generator, fills, in_db=None):
     """Alter a batch of training clips, and mix them: `alter` each feature, then `mixup` of all in the same shares.
 
     Parameters
@@ -281,11 +284,14 @@ def augment(parts, targets, settings, generator, fills):
     generator : torch.Generator
     fills : list of Tensor, shape (bins, 1)
         For each feature what masks put in.
+    in_db : list of bool, optional
+        For each feature whether its values are decibels; by default all are.
 
     Returns
     -------
     parts : list of Tensor
     targets : Tensor
     """
-    parts = [alter(x, settings, generator, fill) for x, fill in zip(parts, fills, strict=True)]
+    parts = [alter(x, settings, generator, fill, decibels)
+             for x, fill, decibels in zip(parts, fills, in_db or [True] * len(parts), strict=True)]
     return mixup(parts, targets, settings.mixup, generator) if settings.mixup else (parts, targets)

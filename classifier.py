@@ -2,8 +2,9 @@
 
     weights/<name>.safetensors      the weights
     weights/<name>.json             the run's config, its calibration, and what it scored
+    weights/<name>.md               the same for people: the model card
 
-``python classifier.py runs/fma_small/mel128_resnet/seed0 weights/mel128_resnet`` exports a run.
+``python classifier.py runs/fma_small/statistics_resnet/seed0 weights/statistics_resnet`` exports a run.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 from evaluation import summarise
 from fma import DataError, run_command
 
-DEFAULT = Path(__file__).resolve().parent / "weights" / "mel128_resnet"
+DEFAULT = Path(__file__).resolve().parent / "weights" / "statistics_resnet"
 
 
 @dataclass
@@ -191,7 +192,7 @@ def _log_probabilities(run_dir, split):
 
 
 def export_run(run_dir, path):
-    """Write a finished run as ``<path>.safetensors`` and ``<path>.json``, calibrated on its validation clips.
+    """Write a finished run as ``<path>.safetensors``, ``.json`` and ``.md``, calibrated on its validation clips.
 
     Parameters
     ----------
@@ -202,35 +203,38 @@ def export_run(run_dir, path):
     Returns
     -------
     dict
-        What the JSON holds: the run's config, ``temperature``, ``calibration_error`` on test before and after, and
-        ``test``, as `evaluation.summarise` gives it.
+        What the JSON holds: the run's config, ``temperature``, mean ``sureness`` on test, ``calibration_error`` there
+        before and after, and ``test``, as `evaluation.summarise` gives it.
     """
     import shutil
 
     from scipy.special import softmax
 
+    from model_card import model_card
     from runs import load_config, load_probabilities, save_whole
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
     temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
     scores, labels = _log_probabilities(run_dir, "test")
-    card = {**config, "temperature": round(temperature, 4),
-            "calibration_error": {"before": round(calibration_error(softmax(scores, 1), labels), 4),
-                                  "after": round(calibration_error(softmax(scores / temperature, 1), labels), 4)},
+    before, after = softmax(scores, 1), softmax(scores / temperature, 1)
+    card = {**config, "temperature": round(temperature, 4), "sureness": round(float(after.max(1).mean()), 4),
+            "calibration_error": {"before": round(calibration_error(before, labels), 4),
+                                  "after": round(calibration_error(after, labels), 4)},
             "test": summarise(labels, test["probabilities"], test["artists"], test["genres"].tolist())}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path.with_suffix(".safetensors"), lambda temporary: shutil.copyfile(run_dir / "model.safetensors",
                                                                                   temporary))
-    save_whole(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(card, indent=1) + "\n",
-                                                                                encoding="utf-8"))
+    for ending, text in ((".json", json.dumps(card, indent=1) + "\n"),
+                         (".md", model_card(path.name, card, default=path.name == DEFAULT.name))):
+        save_whole(path.with_suffix(ending), lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
     return card
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Export a finished run for predict.py, calibrated on validation.")
     parser.add_argument("run_dir", help="runs/<dataset>/<experiment>/seed<k>")
-    parser.add_argument("path", help="weights/<name>; gets .safetensors and .json")
+    parser.add_argument("path", help="weights/<name>; gets .safetensors, .json and .md")
     args = parser.parse_args(argv)
     card = export_run(args.run_dir, args.path)
     print(f"{args.path}: test accuracy {100 * card['test']['accuracy']:.1f} %, temperature {card['temperature']:.2f}, "

@@ -3,6 +3,7 @@
     features/index.csv      track_id,status: line i is row i of every array
     features/cqt.npy        (tracks, bins, frames); value = stored * scale + offset
     features/cqt.json       scale, offset, unit, parameters, versions
+    features/cqt_pitch+1.*  the same of the training clips a semitone up; rows of validation and test are never read
 """
 
 import json
@@ -102,6 +103,8 @@ class FeatureDataset:
         (bins, frames).
     info : dict
         The cache's JSON: unit, parameters, versions.
+    copies : dict of int to FeatureDataset, or None
+        Semitones to copies of the training clips that are shifted by so much, once pitch_copies.py has opened them.
     """
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
@@ -109,7 +112,7 @@ class FeatureDataset:
 
         features_dir = Path(features_dir or Path(data_dir) / "features")
         self.name, self.feature, self.scale = dataset_name(data_dir, subset), feature, scale
-        self.device = torch.device(device)
+        self.device, self.features_dir, self.copies = torch.device(device), features_dir, None
         index = load_index(features_dir)
         self.array, self.info = open_feature(features_dir, feature, len(index))
         self.shape = self.array.shape[1:]
@@ -137,11 +140,18 @@ class FeatureDataset:
                             f"(clips: {counts}); python fma.py says what is wrong with the metadata")
         self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
         self.artists = artists_of(self.tracks)
-        if hold or (hold is None and self.array.nbytes < _spare_memory(self.device)):
-            self.array = torch.from_numpy(np.load(features_dir / f"{feature}.npy", allow_pickle=False)).to(self.device)
+        self.prepare(feature, hold)
+        self.mean, self.std = torch.zeros_like(self._stored[0]), torch.ones_like(self._stored[0])
+
+    def prepare(self, name, hold=None, count=1):
+        """Hold the array where batches are wanted, by default if `count` of its size have room, and its scale too."""
+        import torch
+
+        if hold or (hold is None and count * self.array.nbytes < _spare_memory(self.device)):
+            array = np.load(self.features_dir / f"{name}.npy", allow_pickle=False)
+            self.array = torch.from_numpy(array).to(self.device)
         self._stored = [torch.as_tensor(self.info[k], dtype=torch.float32, device=self.device).reshape(-1, 1)
                         for k in ("scale", "offset")]
-        self.mean, self.std = torch.zeros_like(self._stored[0]), torch.ones_like(self._stored[0])
 
     def __repr__(self):
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)

@@ -20,7 +20,7 @@ import torch
 from evaluation import bootstrap_interval, format_interval
 from fma import DataError
 
-WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training")
+WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts")
 
 
 def save_whole(path, write):
@@ -48,8 +48,8 @@ def start_run(run_dir, config, write=True):
     if path.is_file():
         there = load_config(run_dir)
         for part in WATCHED:
-            if there.get(part) != config[part]:
-                both = isinstance(config[part], dict) and isinstance(there.get(part), dict)
+            if there.get(part) != config.get(part):
+                both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
                 keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
                 what = f"{part} ({', '.join(keys)})" if keys else part
                 raise DataError(f"{run_dir} was begun with another {what}: "

@@ -32,6 +32,7 @@ from devices import PRECISIONS, autocast, choose_device, choose_precision, join_
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 from fusion_models import Dense, Fusion
 from inference import predict, score
+from pitch_copies import clips_or_copies, pitch_shifts
 from resnet_models import ResNet, StatisticsResNet
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -133,9 +134,11 @@ def training_batch(dataset, rows, settings, generator):
         return x, y, y
     y = dataset.labels[rows]
     targets = nn.functional.one_hot(y, len(dataset.genres)).float()
+    values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
-    parts, fills = (dataset.raw(rows), dataset.mean) if joint else ([dataset.raw(rows)], [dataset.mean])
-    parts, targets = augment(parts, targets, settings, generator, fills)
+    parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
+    in_db = ["power" in part.info for part in (dataset.parts if joint else [dataset])]
+    parts, targets = augment(parts, targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 
 
@@ -195,12 +198,17 @@ def fit(model, dataset, settings, run_dir, progress=True):
 def averaged(model, decay):
     """A running mean of a network's weights [1]_, a network itself; None without a decay.
 
+    After n steps the decay is at most (1 + n) / (10 + n), so that short trainings soon forget where they began.
+
     References
     ----------
     .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
        Control and Optimization 30(4), 1992.
     """
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+    def update(means, weights, n):
+        get_ema_multi_avg_fn(min(decay, (1 + float(n)) / (10 + float(n))))(means, weights, n)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
 
 
 def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None):
@@ -287,6 +295,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
               "processes": world()[1], "versions": runs.versions()}
+    if settings.pitch_copies:
+        config["pitch_shifts"] = pitch_shifts(dataset)
     run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
     torch.manual_seed(settings.seed)
     try:

@@ -225,8 +225,19 @@ def test_a_run_with_augmentation_says_what_it_scored_on_unaltered_clips(longer, 
     torch.testing.assert_close(clip_logits(network, x[..., :64], 0), network(x[..., :64]))
 
 
+def test_what_is_not_in_decibels_has_no_level(clips):
+    settings = Augmentation(gain_db=6, equaliser_db=6, low_pass=1.0)
+    parts, _ = augment([clips, clips], torch.eye(8), settings, seeded(), [0.0, 0.0], [True, False])
+    assert not torch.equal(parts[0], clips) and torch.equal(parts[1], clips)
+
+
+def test_masks_leave_half_of_a_small_feature(clips):
+    x = aug.alter(clips, Augmentation(mask_bins=100), seeded(1), fill=-1.0)
+    assert (x == -1).any() and ((x == -1).all(2).sum(1) <= 2 * (BINS // 4)).all()
+
+
 def test_the_mean_of_the_weights_is_what_is_kept(longer, tmp_path):
-    """After three steps with decay 0.5: a quarter of the first and second, a half of the third."""
+    """The decay, 0.5 here, is at most (1 + n) / (10 + n) after n steps: 2 / 11, then a quarter."""
     steps, step = [], torch.optim.Adam.step
 
     class Watched(torch.optim.Adam):
@@ -242,7 +253,7 @@ def test_the_mean_of_the_weights_is_what_is_kept(longer, tmp_path):
     kept = list(runs.load_weights(run_dir, training.build(runs.load_config(run_dir))).parameters())
     assert len(steps) == 3
     for found, first, second, third in zip(kept, *steps, strict=True):
-        torch.testing.assert_close(found, first / 4 + second / 4 + third / 2)
+        torch.testing.assert_close(found, (first * 2 / 11 + second * 9 / 11) / 4 + third * 3 / 4)
 
 
 @pytest.mark.parametrize("setting", [{"label_smoothing": 1.0}, {"average": 1.0}, {"average": -0.1}])

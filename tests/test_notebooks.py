@@ -20,6 +20,8 @@ QUICK = {   # parameters with which a notebook takes seconds
     "crnn_architecture": {"epochs": 1, "feature": "mel128"},
     "bbnn_architecture": {"epochs": 1, "reference_epochs": 2},
     "results": {},
+    "augmentation": {"epochs": 2, "repeats": 1},
+    "feature_fusion": {"epochs": 1},
     "predict": {},
 }
 AUDIO = re.compile(r"data:audio|<audio|\baudio/[\w.+-]+")

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from synthetic import ROOT, make_collection
 import predict
 import runs
 import training
-from classifier import calibration_error, export_run, fit_temperature, load_classifier
+from classifier import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
 from datasets import FeatureDataset
 from fma import DataError, run_command
+from model_card import model_card
 from transforms import mel128, resample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -248,13 +251,53 @@ def test_help_is_quick_and_needs_no_torch():
 
 def test_exported_weights_say_what_the_run_says(run_dir, tmp_path, song):
     card = export_run(run_dir, tmp_path / "w" / "some")
-    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["some.json", "some.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["some.json", "some.md", "some.safetensors"]
     assert card["test"]["clips"] == 12 and set(card["calibration_error"]) == {"before", "after"}
     for path in ("some", "some.safetensors", "some.json"):
         exported = load_classifier(tmp_path / "w" / path)
         [found], [expected] = predict.classify([song], exported), predict.classify([song], load_classifier(run_dir))
         np.testing.assert_allclose(list(found["probabilities"].values()), list(expected["probabilities"].values()),
                                    atol=2e-4)
+
+
+def test_the_model_card_has_the_figures_of_the_export(run_dir, tmp_path):
+    card = export_run(run_dir, tmp_path / "some")
+    text = (tmp_path / "some.md").read_text(encoding="utf-8")
+    assert f"**{100 * card['test']['accuracy']:.1f} %** of 12 test clips of 6 artists" in text
+    assert all(re.search(rf"^\| {genre} +\| +{row['clips']} \|", text, re.M)
+               for genre, row in card["test"]["genres"].items())
+    assert f"divided by {card['temperature']}" in text and "What it must not be used for" in text and "{" not in text
+
+
+def test_the_shipped_card_is_that_of_the_shipped_network():
+    card = json.loads(DEFAULT.with_suffix(".json").read_text(encoding="utf-8"))
+    assert DEFAULT.with_suffix(".md").read_text(encoding="utf-8") == model_card(DEFAULT.name, card, default=True)
+    assert DEFAULT.with_suffix(".safetensors").stat().st_size < 10_000_000
+    assert card["dataset"] == "fma_small" and card["feature"] == "mel128"
+
+
+GOLDEN = Path(__file__).with_name("golden_probabilities.json")
+
+
+def test_shipped_network_says_what_it_said(demo):
+    """Probabilities of three demo clips, which are the same on every machine; another network needs another file."""
+    files = [demo / "fma_small" / f"{int(name[:3]):03d}" / name for name in json.loads(GOLDEN.read_text())]
+    for file, found in zip(files, predict.classify(files, workers=1), strict=True):
+        assert found["probabilities"] == pytest.approx(json.loads(GOLDEN.read_text())[file.name], abs=0.02)
+
+
+@pytest.mark.skipif("FMA_SMALL_DIR" not in os.environ, reason="FMA_SMALL_DIR names no folder with FMA's own data")
+def test_shipped_network_on_fmas_own_clips_is_fed_as_in_training():
+    """Real mp3 files whose rows are in a given cache: what predict.py hears is what the network was trained on."""
+    data = Path(os.environ["FMA_SMALL_DIR"])
+    dataset, classifier = FeatureDataset(data, "mel128"), load_classifier()
+    files = sorted((data / "fma_small").rglob("*.mp3"))
+    assert files
+    for file in files:
+        row = dataset.tracks.index.get_loc(int(file.stem))
+        expected = classifier.probabilities(dataset.raw([row]).numpy())[0]
+        [found] = predict.classify([file])
+        np.testing.assert_allclose(list(found["probabilities"].values()), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("ending, content", [(".json", b"{}"), (".json", b"\xff"), (".safetensors", b"xx")])

@@ -184,7 +184,7 @@ def test_a_saved_network_says_again_what_its_probabilities_say(tiny, tmp_path):
     run_dir, _ = train(tiny, tmp_path)
     config = runs.load_config(run_dir)
     model = runs.load_weights(run_dir, training.build(config))
-    dataset = training.FeatureDataset(tiny, config["feature"], config["scale"])
+    dataset = training.open_dataset(tiny, config["feature"], config["scale"])
     dataset.normalise(**config["normalisation"])
     for split in ("validation", "test"):
         saved = runs.load_probabilities(run_dir, split)
@@ -195,7 +195,7 @@ def test_a_saved_network_says_again_what_its_probabilities_say(tiny, tmp_path):
 
 
 def test_predictions_do_not_depend_on_how_they_are_batched(tiny):
-    dataset = training.FeatureDataset(tiny, "chroma_cqt")
+    dataset = training.open_dataset(tiny, "chroma_cqt")
     model, rows = training.MODELS["SquareCNN"](12, 64, 4), dataset.rows["validation"]
     whole = training.predict(model.train(), dataset, rows)              # eval mode, whatever it was in
     torch.testing.assert_close(training.predict(model, dataset, rows, batch_size=5), whole)
@@ -316,7 +316,7 @@ def test_auto_precision_asks_the_gpu_of_the_run(monkeypatch, capability, expecte
 def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
     seen = []
     hook = nn.modules.module.register_module_forward_hook(lambda layer, _, out: seen.append((type(layer), out.dtype)))
-    dataset = training.FeatureDataset(tiny, "chroma_cqt")
+    dataset = training.open_dataset(tiny, "chroma_cqt")
     training.predict(training.MODELS["SquareCNN"](12, 64, 4), dataset, dataset.rows["test"], "bfloat16")
     hook.remove()
     assert {dtype for kind, dtype in seen if kind is nn.Conv2d} == {torch.bfloat16}

@@ -1,0 +1,160 @@
+"""The files of a feature cache while it is filled: what is planned, what is done, and what gets its name at the end.
+
+    features/.partial/plan.json         the arrays to compute, with all that their JSON will say
+    features/.partial/progress.csv      the journal: a line for each clip whose rows are written
+    features/.partial/<name>.npy        the arrays, whole in size, zero where nothing is written yet
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+
+from datasets import STATUSES
+from fma import DataError
+from pitch_copies import SEMITONES, copy_name
+from track_statistics import STATISTICS
+from transforms import FEATURES, N_FRAMES
+
+# All that a cache can hold. Copies are in the feature's own units, so that they train as it does.
+ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
+    copy_name(name, semitones): {**given, "feature": name, "pitch_shift": semitones,
+                                 "pitch_shifter": "librosa.effects.pitch_shift, at the file's sample rate",
+                                 "zeros": "rows of validation and test, and of clips that are not ok"}
+    for name, given in FEATURES.items() for semitones in SEMITONES
+}
+
+
+def describe(name, n_tracks):
+    """What ``<name>.json`` says of an array: its layout, unit, every parameter, and library versions."""
+    given = {k: v for k, v in ARRAYS[name].items() if k not in ("bins", "axis", "frames_kept")}
+    return {
+        "feature": name,
+        "shape": [n_tracks, ARRAYS[name]["bins"], ARRAYS[name].get("frames_kept", N_FRAMES)],
+        "dtype": "float16",
+        "axes": ["track", ARRAYS[name]["axis"], "frame"],
+        "scale": 1.0,
+        "offset": 0.0,
+        **given,
+        "rows": "features/index.csv",
+        "value": "stored * scale + offset",
+        "versions": {lib: importlib.metadata.version(lib)
+                     for lib in ("librosa", "numpy", "scipy", "soundfile", "soxr")},
+    }
+
+
+@contextmanager
+def lock(folder):
+    """Keep a second process from filling the same cache; the lock ends with the process that holds it."""
+    import fcntl
+
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{folder} is being filled by another process: wait for it, or stop it") from error
+        yield
+
+
+def _write(path, text):
+    """Write a small file so that it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read_json(path, remedy):
+    """Read an object that this module or another wrote; the error says what to do if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete {remedy} and run the same command again") from error
+
+
+def find_present(features_dir, names, n_tracks):
+    """Those of the features that the cache has already; an error if it has them with other parameters."""
+    found = []
+    for name in names:
+        path = features_dir / f"{name}.json"
+        if not (path.is_file() and path.with_suffix(".npy").is_file()):
+            continue
+        there, here = _read_json(path, path.with_suffix(".*")), describe(name, n_tracks)
+        for key in here:
+            if key in there and there[key] != here[key] and key != "versions":
+                made = f"{key} {there[key]}, this run needs {here[key]}"
+                if len(made) > 120:         # two lists of 518 columns, say
+                    made = f"other {key} than this run needs"
+                raise DataError(f"{path} was made with {made}: delete {path.with_suffix('.*')} or pass --features-dir")
+        found.append(name)
+    return found
+
+
+def _allocate(path, info):
+    """Make an array of zeros on disk, its space taken where the system can: a full disk is met here."""
+    np.lib.format.open_memmap(path, "w+", info["dtype"], tuple(info["shape"]))
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def make_plan(features_dir, names, ids):
+    """The arrays to compute, allocated on disk: a new plan, or that of the run that was cut off."""
+    partial = features_dir / ".partial"
+    plan_file = partial / "plan.json"
+    wanted = {"names": list(names), "ids": [len(ids), int(np.sum(ids)), int(ids[0]), int(ids[-1])]}
+    if plan_file.is_file():
+        plan = _read_json(plan_file, partial)
+        if {k: plan[k] for k in wanted} != wanted or any(
+            info != describe(name, len(ids)) for name, info in plan["infos"].items()
+        ):
+            raise DataError(f"{partial} holds an unfinished run for {', '.join(plan['names'])} on {plan['ids'][0]} "
+                            "tracks, with other settings or versions: finish that one or delete the folder")
+        return plan["infos"]
+    (partial / "progress.csv").unlink(missing_ok=True)      # of a run that was killed while it cleared up
+    present = find_present(features_dir, names, len(ids))
+    infos = {name: describe(name, len(ids)) for name in names if name not in present}
+    try:
+        for name, info in infos.items():
+            _allocate(partial / f"{name}.npy", info)
+    except OSError as error:
+        shutil.rmtree(partial)
+        size = sum(np.dtype(i["dtype"]).itemsize * np.prod(i["shape"]) for i in infos.values()) / 1e9
+        raise DataError(f"{features_dir}: the arrays take {size:.1f} GB, the disk has "
+                        f"{shutil.disk_usage(features_dir).free / 1e9:.1f} GB free") from error
+    _write(plan_file, json.dumps({**wanted, "infos": infos}))
+    return infos
+
+
+def read_journal(progress_file, n_tracks):
+    """Status of each clip that an earlier run finished, from its journal; a torn last line does not count."""
+    done = {}
+    if progress_file.is_file():
+        text = progress_file.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            _write(progress_file, whole)
+        for line in whole.splitlines():
+            row, _, status = line.partition(",")
+            if row.isdecimal() and int(row) < n_tracks and status in STATUSES:     # else its clip is done again
+                done[int(row)] = status
+    return done
+
+
+def write_row(file, row, n_rows, data):
+    """Write a row into the .npy file, in place: a memory map would hold on to every row written."""
+    end = os.fstat(file.fileno()).st_size
+    os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data))
+
+
+def finish(features_dir, infos, index):
+    """Give the arrays their names, the index last: with it the cache is complete."""
+    for name, info in infos.items():
+        partial = features_dir / ".partial" / f"{name}.npy"
+        if partial.is_file():           # else an earlier run was cut off just here
+            _write(features_dir / f"{name}.json", json.dumps(info, indent=1))
+            os.replace(partial, features_dir / f"{name}.npy")
+    if infos:
+        _write(features_dir / "index.csv", index.to_csv(index=False, lineterminator="\n"))
