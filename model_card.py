@@ -22,33 +22,33 @@ Says which of {count} genres a piece of music is of: {genres}. `python predict.p
 
 ## How well
 
-The official split, artists apart. The epoch, the recipe and which seed is shipped were chosen on validation; the test was
-read after that. **{accuracy} %** of {clips} test clips of {artists} artists are right (with other artists: {interval} %),
-the macro AUC is {auc}. Genre by genre, with intervals over artists:
+The official split, artists apart. The epoch, the recipe and which seed is shipped were chosen on validation; the test
+was read after that. **{accuracy} %** of {clips} test clips of {artists} artists are right (with other artists:
+{interval} %), the macro AUC is {auc}. Genre by genre, with intervals over artists:
 
 {table}
 
 A long interval, or a high figure on few artists, says little: in FMA-small's test one band made nearly all of Folk.
 
-**Calibration.** Where it is {sure} % sure on average, it is right in {accuracy} % of the test clips; the expected calibration
-error is {before} % before the temperature and {after} % after. Sureness holds for music like FMA's. It does not for speech,
-noise, silence or music of other kinds, which get a genre all the same, at times a sure one.
+**Calibration.** On test it is {sure} % sure on average, and right in {accuracy} %; the expected calibration error is
+{before} % before the temperature and {after} % after. Sureness holds for music like FMA's. It does not for speech,
+noise or music of other kinds, which get a genre all the same, at times a sure one.
 
 ## What it must not be used for
 
 * **Decisions about people**: who is paid, played, found or removed. It is wrong about half of the time.
-* **Facts about a piece.** FMA's genres are what artists chose from a list; *Experimental*, *International* and *Pop* say
-  as much about a scene, a place and a market as about sound.
-* **Music that FMA has little of**: classical, jazz and most of the world's music have no genre here, and get one of {count}.
+* **Facts about a piece.** FMA's genres are what artists chose from a list; *Experimental*, *International* and *Pop*
+  say as much about a scene, a place and a market as about sound.
+* **Music that has no genre here**: classical, jazz and most of the world's music get one of the {count} all the same.
 * **Comparing with published figures** on other splits, or on more genres.
 
 ## Data and licence
 
-The audio of the [Free Music Archive](https://github.com/mdeff/fma) (Defferrard et al., ISMIR 2017) is under the licences its
-artists chose, most of them Creative Commons, some without permission for commercial use or derived works; the metadata are
-CC BY 4.0. No audio is in the weights or in this repository. The weights are the authors' own, under the repository's MIT
-licence; whether a network is a derived work of what it was trained on is not settled, and who needs to be sure should train
-on clips whose licences allow it.
+The audio of the [Free Music Archive](https://github.com/mdeff/fma) (Defferrard et al., ISMIR 2017) is under the
+licences its artists chose, most of them Creative Commons, some without permission for commercial use or derived works;
+the metadata are CC BY 4.0. No audio is in the weights or in this repository. The weights are the authors' own, under
+the repository's MIT licence. Whether a network is a derived work of what it was trained on is not settled: who needs
+to be sure should train on clips whose licences allow it.
 """
 
 
