@@ -44,8 +44,10 @@ class Augmentation:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name in AUGMENTATIONS and value < 0:
+            if name in AUGMENTATIONS and not value >= 0:
                 raise DataError(f"{name} must not be below 0, as {value} is")
+        if self.low_pass > 1:
+            raise DataError(f"low_pass is a share of the clips, from 0 to 1, not {self.low_pass}")
 
     def is_on(self):
         """Whether anything is done at all."""
@@ -56,9 +58,9 @@ DYNAMIC_RANGE_DB = 80.0             # of mel128: nothing in a clip is softer tha
 AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
 
 
-def random_integers(low, high, count, generator):
+def random_integers(low, high, count, generator, device=None):
     """Integers from low to high, both included: Tensor (count,), on the generator's device."""
-    return torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)
+    return torch.randint(low, high + 1, (count,), generator=generator, device=device or generator.device)
 
 
 def uniform(shape, generator):
@@ -70,7 +72,7 @@ def beta_shares(alpha, count, generator):
     """The larger part of a whole divided by a Beta(alpha, alpha), 0.5 to 1: Tensor (count,)."""
     parameter = torch.full((count,), float(alpha), device=generator.device)
     a, b = (torch._standard_gamma(parameter, generator) for _ in range(2))
-    share = (a / (a + b).clamp(min=1e-30)).nan_to_num(0.5)
+    share = a / (a + b).clamp(min=1e-30)
     return torch.maximum(share, 1 - share)
 
 
@@ -165,7 +167,8 @@ def low_pass(x, share, generator, lowest=0.4):
     last = random_integers(round(lowest * bins), bins - 1, len(x), generator)
     last = torch.where(uniform(len(x), generator) < 2 * share - 1, last, bins)
     heard = torch.arange(bins, device=x.device) <= last[:, None]
-    return torch.where(heard[:, :, None], x, x.amax((1, 2), keepdim=True) - DYNAMIC_RANGE_DB)
+    silence = x.amax((1, 2), keepdim=True) - DYNAMIC_RANGE_DB
+    return torch.where(heard[:, :, None], x, x.minimum(silence))        # nothing becomes louder
 
 
 def mix_style(x, alpha, generator):
@@ -180,10 +183,11 @@ def mix_style(x, alpha, generator):
         Shares come from Beta(alpha, alpha); the larger one is the clip's own.
     """
     share = beta_shares(alpha, len(x), generator)[:, None, None]
-    share = torch.where(uniform((len(x), 1, 1), generator) < 0, share, 1.0)
     other = torch.randperm(len(x), generator=generator, device=x.device)
+    mixed = uniform((len(x), 1, 1), generator) < 0
     std, mean = torch.std_mean(x, 2, correction=0, keepdim=True)
-    return (x - mean) / (std + 1e-3) * torch.lerp(std[other], std, share) + torch.lerp(mean[other], mean, share)
+    course = (x - mean) / std.clamp(min=1e-6)
+    return torch.where(mixed, course * torch.lerp(std[other], std, share) + torch.lerp(mean[other], mean, share), x)
 
 
 def mask(x, most, dim, generator, fill=0.0, count=2):
@@ -193,11 +197,13 @@ def mask(x, most, dim, generator, fill=0.0, count=2):
     ----------
     fill : float or Tensor, shape (bins, 1)
         What stands in the place of what is hidden: the mean, of each bin or of all.
+    generator : torch.Generator, optional
+        None: torch's own.
     """
     size, hidden = x.shape[dim], torch.zeros(len(x), x.shape[dim], dtype=torch.bool, device=x.device)
     places = torch.arange(size, device=x.device)
     for _ in range(count):
-        width = random_integers(0, min(most, size), len(x), generator)
+        width = random_integers(0, min(most, size), len(x), generator, x.device)
         start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
         hidden |= (places >= start[:, None]) & (places < (start + width)[:, None])
     return torch.where(hidden.unsqueeze(3 - dim), torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
@@ -273,6 +279,8 @@ def alter(x, settings, generator, fill=0.0, in_db=True):
 
 def augment(parts, targets, settings, generator, fills, in_db=None):
     """Alter a batch of training clips, and mix them: `alter` each feature, then `mixup` of all in the same shares.
+
+    Of several features each draws its own changes: a clip may be dull in one and bright in the other.
 
     Parameters
     ----------

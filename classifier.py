@@ -86,18 +86,33 @@ def load_classifier(path=DEFAULT):
     path = Path(path)
     if path.is_dir():
         config = load_config(path)
+        _require_audio_feature(path, config)
         network = load_weights(path, build(config))
         said = _log_probabilities(path, "validation")
         return Classifier(network.eval(), config, fit_temperature(*said))
     path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     try:
-        config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        config = json.loads(_beside(path, ".json").read_text(encoding="utf-8"))
+        _require_audio_feature(path, config)
         network, temperature = build(config), float(config["temperature"])
     except FileNotFoundError as error:
         raise DataError(f"{path} is neither exported weights nor the folder of a run") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}.json is damaged: export the run again") from error
-    return Classifier(_load_tensors(path.with_suffix(".safetensors"), network).eval(), config, temperature)
+    return Classifier(_load_tensors(_beside(path, ".safetensors"), network).eval(), config, temperature)
+
+
+def _beside(path, ending):
+    """The file of an export; its name may have dots of its own."""
+    return path.with_name(path.name + ending)
+
+
+def _require_audio_feature(path, config):
+    from transforms import FEATURES
+
+    if config["feature"] not in FEATURES:
+        raise DataError(f"{path} reads {config['feature']}, which predict.py cannot compute from a file: choose a "
+                        f"network on one of {', '.join(FEATURES)}")
 
 
 def _load_tensors(path, network):
@@ -215,6 +230,7 @@ def export_run(run_dir, path):
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
+    _require_audio_feature(run_dir, config)
     temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
     scores, labels = _log_probabilities(run_dir, "test")
     before, after = softmax(scores, 1), softmax(scores / temperature, 1)
@@ -222,12 +238,13 @@ def export_run(run_dir, path):
             "calibration_error": {"before": round(calibration_error(before, labels), 4),
                                   "after": round(calibration_error(after, labels), 4)},
             "test": summarise(labels, test["probabilities"], test["artists"], test["genres"].tolist())}
+    texts = {".json": json.dumps(card, indent=1) + "\n",
+             ".md": model_card(path.name, card, default=path.name == DEFAULT.name)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(path.with_suffix(".safetensors"), lambda temporary: shutil.copyfile(run_dir / "model.safetensors",
-                                                                                  temporary))
-    for ending, text in ((".json", json.dumps(card, indent=1) + "\n"),
-                         (".md", model_card(path.name, card, default=path.name == DEFAULT.name))):
-        save_whole(path.with_suffix(ending), lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    save_whole(_beside(path, ".safetensors"), lambda temporary: shutil.copyfile(run_dir / "model.safetensors",
+                                                                                temporary))
+    for ending, text in texts.items():
+        save_whole(_beside(path, ending), lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
     return card
 
 

@@ -12,7 +12,7 @@ def plot_grid(clips, feature):
     Parameters
     ----------
     clips : dict of str to Tensor or ndarray, shape (1, bins, frames)
-        Title to clip; the wider a clip, the wider its picture.
+        Title to clip; the axes count its frames.
     feature : str
         Named on the axis of frequency.
     """

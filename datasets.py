@@ -50,7 +50,8 @@ def open_feature(features_dir, name, n_tracks):
     remedy = f"delete {path.with_suffix('.*')} and run features.py again"
     if not path.is_file():
         have = sorted(p.stem for p in path.parent.glob("*.npy"))
-        raise DataError(f"{path} not found: run features.py --features {name} (there are: {some(have, 9) or 'none'})")
+        raise DataError(f"{path} not found: make it with features.py if that offers {name} "
+                        f"(there are: {some(have, 9) or 'none'})")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -88,6 +89,8 @@ class FeatureDataset:
         Where batches are wanted.
     hold : bool, optional
         Hold the array in memory; by default if it takes less than half of it.
+    beside : int
+        How many arrays of such a size are to have room there.
 
     Attributes
     ----------
@@ -107,7 +110,8 @@ class FeatureDataset:
         Semitones to copies of the training clips that are shifted by so much, once pitch_copies.py has opened them.
     """
 
-    def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
+    def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
+                 beside=1):
         import torch
 
         features_dir = Path(features_dir or Path(data_dir) / "features")
@@ -140,7 +144,7 @@ class FeatureDataset:
                             f"(clips: {counts}); python fma.py says what is wrong with the metadata")
         self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
         self.artists = artists_of(self.tracks)
-        self.prepare(feature, hold)
+        self.prepare(feature, hold, beside)
         self.mean, self.std = torch.zeros_like(self._stored[0]), torch.ones_like(self._stored[0])
 
     def prepare(self, name, hold=None, count=1):
@@ -259,7 +263,8 @@ class JointDataset:
             raise DataError(f"features to join must be two or more, each once, not {some(list(features)) or 'none'}")
         if scale != "db":
             raise DataError(f'features are joined as they are stored: scale "db", not {scale!r}')
-        self.parts = [FeatureDataset(data_dir, name, "db", subset, features_dir, device, hold) for name in features]
+        self.parts = [FeatureDataset(data_dir, name, "db", subset, features_dir, device, hold, len(features))
+                      for name in features]
         self.feature, self.scale, first = "+".join(features), scale, self.parts[0]
         for what in ("name", "genres", "tracks", "labels", "rows", "artists", "device"):
             setattr(self, what, getattr(first, what))

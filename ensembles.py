@@ -3,7 +3,9 @@
     python ensembles.py ensemble_scratch --data-dir data/fma_small --repeats 3
 
 The members are trained first, by experiments.py and baselines.py; what they said is read from their runs. Seed k of an
-ensemble is made of seed k of each member, or of seed 0 where a member draws no random numbers.
+ensemble is made of seed k of each network, and of the classifiers, which draw no random numbers. Members were chosen
+by kind, before their test was read: what is best of each kind on validation. Their weights are fitted on validation
+too, so an ensemble's accuracy there flatters it.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from scipy.special import log_softmax, softmax
 from evaluation import summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from runs import load_config, load_probabilities
-from tables import results_table, save_result
+from tables import read_result, results_table, save_result
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
 ENSEMBLES = {
@@ -100,7 +102,7 @@ def join_runs(run_dirs):
     return weights, said
 
 
-def run_ensemble(name, data_dir, repeats=1, subset="small", runs_dir="runs", results_dir="results"):
+def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", results_dir="results"):
     """Ask the members of an ensemble together and write its result.
 
     Parameters
@@ -108,8 +110,8 @@ def run_ensemble(name, data_dir, repeats=1, subset="small", runs_dir="runs", res
     name : str
         A key of `ENSEMBLES`.
     data_dir : path-like
-    repeats : int
-        Seeds 0, 1, ...
+    repeats : int, optional
+        Seeds 0, 1, ...; by default as many as the result there has, else one.
 
     Returns
     -------
@@ -117,9 +119,14 @@ def run_ensemble(name, data_dir, repeats=1, subset="small", runs_dir="runs", res
         Laid out as `experiments.summarise_runs` does; ``config`` has the members and their weights for each seed.
     """
     dataset = dataset_name(data_dir, subset)
+    path = Path(results_dir) / dataset / f"{name}.json"
+    there = read_result(path)
+    there = len(there["seeds"]) if there else 1
+    if repeats and repeats < there:
+        raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
     folders = [Path(runs_dir) / dataset / member for member in ENSEMBLES[name]]
     seeds, tests, weights = [], [], []
-    for seed in range(repeats):
+    for seed in range(repeats or there):
         run_dirs = [_seed_of(folder, seed) for folder in folders]
         w, said = join_runs(run_dirs)
         weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
@@ -132,15 +139,16 @@ def run_ensemble(name, data_dir, repeats=1, subset="small", runs_dir="runs", res
     summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
                         tests[0]["genres"].tolist())
     result = {"experiment": name, "dataset": dataset, "seeds": seeds, "test": summary, "parameters": None,
+              "reported": None,
               "config": {"model": {"class": f"{len(folders)} models", "args": {"weights": weights}},
                          "feature": "+".join(features), "feature_parameters": {}, "scale": "db", "training": {}},
               "device": config["device"], "versions": config["versions"]}
-    save_result(Path(results_dir) / dataset / f"{name}.json", result, tests)
+    save_result(path, result, tests)
     return result
 
 
 def _seed_of(folder, seed):
-    """The run of a seed; of a classifier that draws nothing, the only one there is."""
+    """The run of a seed; of a classifier, that of seed 0: the ones used here draw no random numbers."""
     chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}"
     if not (chosen / "probabilities.npz").is_file():
         how = "experiments.py run" if "baseline_" not in folder.name else "baselines.py --features"
@@ -153,10 +161,12 @@ def main(argv=None):
     parser.add_argument("names", nargs="+", choices=ENSEMBLES, metavar="NAME", help=f"of {', '.join(ENSEMBLES)}")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    parser.add_argument("--repeats", type=int, help="seeds (default: as many as the result there has, else 1)")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
+    if args.repeats is not None and args.repeats < 1:
+        raise DataError("--repeats must be at least 1")
     results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir)
                for name in args.names]
     print(results_table(results))

@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.resnet, self.statistics = None, nn.Flatten()
         if n_frames > 1:
-            self.resnet, self.statistics = ResNet(n_bins, n_frames, 2, width), ClipStatistics(n_bins, min(40, n_bins))
+            self.resnet, self.statistics = ResNet(n_bins, n_frames, 2, width), ClipStatistics(n_bins)
             self.resnet.classify = nn.Identity()
         self.dense = dense_layer(n_bins if self.resnet is None else self.statistics.n_values, hidden)
         self.n_values = hidden + (0 if self.resnet is None else 16 * width)

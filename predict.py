@@ -13,7 +13,8 @@ import argparse
 import json
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,7 +54,7 @@ def windows(path, seconds=WINDOW):
     import soundfile
 
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
             rate, size, done, before = file.samplerate, int(seconds * file.samplerate), 0, None
             for block in file.blocks(size, dtype="float32", always_2d=True):
                 y = block.mean(axis=1)
@@ -75,8 +76,23 @@ def windows(path, seconds=WINDOW):
         raise Unreadable("not audio that libsndfile can read, or damaged") from error
 
 
-def clip_features(path, feature):
-    """The windows of one track as a network wants them; also run in worker processes.
+def usual_rate(config):
+    """Sample rate (Hz) at which a network should hear files; None: their own, as its cache was made.
+
+    The bands of mel128 reach up to half of it, so that those of a file of another rate would be other bands.
+    """
+    return FMA_RATE if config["feature"] == "mel128" and config["dataset"].startswith("fma_") else None
+
+
+def clip_features(path, feature, usual=None):
+    """The windows of one track as a network wants them, silent ones left out; also run in worker processes.
+
+    Parameters
+    ----------
+    path : path-like
+    feature : str
+    usual : int, optional
+        See `usual_rate`.
 
     Returns
     -------
@@ -89,19 +105,20 @@ def clip_features(path, feature):
 
     from transforms import N_FRAMES, SILENCE, extract, resample
 
-    starts, found, loud = [], [], 0.0
+    starts, found = [], []
     try:
         for start, y, rate in windows(path):
-            loud = max(loud, float(np.abs(y).max()))
+            if np.abs(y).max() < SILENCE:
+                continue
             starts.append(start)
-            if feature == "mel128":                         # else a band would be another than in training
-                y, rate = resample(y, rate, FMA_RATE), FMA_RATE
+            if usual:
+                y, rate = resample(y, rate, usual), usual
             found.append(extract(y, rate, [feature])[feature][:, :N_FRAMES])
     except Unreadable as error:
         return [], str(error)
     except Exception as error:                              # a strange sample rate, too little memory
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if loud < SILENCE:
+    if not found:
         return [], "silence"
     return starts, np.stack(found)
 
@@ -115,9 +132,11 @@ def answer(path, starts, x, classifier):
         ``file``; ``genre``, the likeliest, and ``probabilities`` of all, or ``error``; ``course``, for each window
         its ``start`` in seconds and its ``probabilities``.
     """
+    import numpy as np
+
     if isinstance(x, str):
         return {"file": str(path), "error": x}
-    each = classifier.probabilities(x)
+    each = np.concatenate([classifier.probabilities(x[k : k + 64]) for k in range(0, len(x), 64)])
     mean = each.mean(0)
 
     def named(values):
@@ -150,26 +169,37 @@ def classify(paths, classifier=None, workers=None, progress=False):
     from classifier import load_classifier
 
     classifier, paths = classifier or load_classifier(), list(paths)
-    feature = classifier.config["feature"]
+    wanted = classifier.config["feature"], usual_rate(classifier.config)
     workers = min(len(paths), workers or os.cpu_count() or 1)
     if workers < 2:
         for path in progress_bar(paths, unit="file", show=progress):
-            yield answer(path, *clip_features(path, feature), classifier)
+            yield answer(path, *clip_features(path, *wanted), classifier)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(clip_features, path, feature) for path in paths]
-        for path, job in zip(progress_bar(paths, unit="file", show=progress), jobs, strict=True):
+        jobs, ahead = deque(), iter(paths)                  # a few files ahead, so that memory does not grow
+        for path in progress_bar(paths, unit="file", show=progress):
+            while len(jobs) < 4 * workers and (other := next(ahead, None)) is not None:
+                jobs.append(_submit(pool, other, wanted))
             try:
-                found = job.result()
+                found = jobs.popleft().result()
             except BrokenProcessPool:                       # one file brought a process down: find out which, alone
-                found = _alone(path, feature)
+                found = _alone(path, wanted)
             yield answer(path, *found, classifier)
 
 
-def _alone(path, feature):
+def _submit(pool, path, wanted):
+    try:
+        return pool.submit(clip_features, path, *wanted)
+    except BrokenProcessPool as error:                      # earlier, by another file
+        failed = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _alone(path, wanted):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(clip_features, path, feature).result()
+            return pool.submit(clip_features, path, *wanted).result()
         except BrokenProcessPool:
             return [], "decoding it brought the process down"
 
@@ -209,6 +239,8 @@ def main(argv=None):
     parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")
     args = parser.parse_args(argv)
+    if args.top < 1 or args.workers is not None and args.workers < 1:
+        parser.error("--top and --workers must be at least 1")
     paths = audio_files(args.paths)
 
     from classifier import DEFAULT, load_classifier
@@ -223,7 +255,7 @@ def main(argv=None):
                 minutes, seconds = divmod(int(part["start"]), 60)
                 print(as_line({**part, "file": f"  {minutes}:{seconds:02d}"}, width, args.top))
     if args.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(json.dumps(found, indent=1))
     return 1 if all("error" in each for each in found) else 0
 
 

@@ -21,7 +21,7 @@ from features import fill_cache
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from study import EXPERIMENTS, features_of
 from tables import load_results, results_table
-from training import Training
+from training import Training, count_steps
 from transforms import FEATURES
 
 OVERHEAD = 1.2      # validation after each epoch, and what a step does beside the network, as a share of its time
@@ -66,7 +66,7 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
         training = Training(**{**row.get("training", {}), **(settings or {})})
         if network not in timed:            # rows that differ in their input alone take as long
             timed[network] = step_seconds(name, datasets[feature], training.batch_size)
-        steps = -(-len(datasets[feature].rows["training"]) // training.batch_size) * training.epochs
+        steps = count_steps(len(datasets[feature].rows["training"]), training.batch_size) * training.epochs
         hours[name] = timed[network] * steps * OVERHEAD * repeats / 3600
     return hours
 
@@ -85,7 +85,7 @@ def main(argv=None):
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
-    parser.add_argument("--epochs", type=int, help="default: the study's, 50, and 100 for the BBNN")
+    parser.add_argument("--epochs", type=int, help="default: the rows' own, most of them the study's 50")
     parser.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     parser.add_argument("--runs-dir", default="runs/study")

@@ -6,6 +6,8 @@ References
    arXiv:1512.03385.
 .. [2] G. Tzanetakis, P. Cook, "Musical genre classification of audio signals", IEEE Transactions on Speech and Audio
    Processing 10(5), 2002.
+.. [3] D. S. Park, W. Chan, Y. Zhang, C.-C. Chiu, B. Zoph, E. D. Cubuk, Q. V. Le, "SpecAugment: a simple data
+   augmentation method for automatic speech recognition", Interspeech 2019, arXiv:1904.08779.
 """
 
 import math
@@ -13,6 +15,7 @@ import math
 import torch
 from torch import nn
 
+from augmentation import mask
 from cnn_models import require_size
 
 
@@ -20,6 +23,28 @@ def conv_norm(n_in, n_out, kernel, stride=1):
     """Conv → BatchNorm, padded so that only the stride makes the map smaller."""
     return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
                          nn.BatchNorm2d(n_out))
+
+
+class SpecMask(nn.Module):
+    """SpecAugment as a layer [3]_: in training, hide two stretches of bins and two of frames of each clip.
+
+    In a network of two branches one may be blind where the other sees. Statistics of a clip with holes would not be
+    those of a clip.
+
+    Parameters
+    ----------
+    share : float, 0 to 1
+        Of the bins, and of the frames, that a stretch hides at most; what is hidden becomes zero, the mean.
+    """
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x):                                           # (batch, bins, frames)
+        for dim in (1, 2) if self.training and self.share else ():
+            x = mask(x, round(self.share * x.shape[dim]), dim, None)
+        return x
 
 
 class StridedResidualBlock(nn.Module):
@@ -54,6 +79,8 @@ class ResNet(nn.Module):
         Residual blocks of each stage.
     dropout : float
         Before the only dense layer.
+    masked : float, 0 to 1
+        Share of bins and frames under each `SpecMask`.
 
     Raises
     ------
@@ -66,11 +93,12 @@ class ResNet(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3):
+    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125):
         super().__init__()
         require_size(n_bins, n_frames, min_bins=16, min_frames=16)
         if n_classes < 2:
             raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        self.mask = SpecMask(masked)
         self.stem = nn.Sequential(conv_norm(1, width, 5, stride=2), nn.ReLU())
         stages, n_in = [], width
         for k, count in enumerate(blocks):
@@ -82,7 +110,7 @@ class ResNet(nn.Module):
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * n_in, n_classes))
 
     def forward(self, x):                                           # (batch, bins, frames)
-        x = self.stages(self.stem(x.unsqueeze(1)))                  # (batch, 8 width, bins / 16, frames / 16)
+        x = self.stages(self.stem(self.mask(x).unsqueeze(1)))       # (batch, 8 width, bins / 16, frames / 16)
         x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)          # (batch, 16 width)
         return self.classify(x)                                     # (batch, classes)
 
@@ -98,11 +126,15 @@ class ClipStatistics(nn.Module):
     ----------
     n_bins : int
     n_coefficients : int
-        Of the discrete cosine transform (type II, orthonormal) of each frame.
+        Of the discrete cosine transform (type II, orthonormal) of each frame; as many as there are bins at most.
+    least : float
+        Added to each variance. What is nearly still has next to no form then, and gradients stay small; for values
+        that are not normalised pass less.
     """
 
-    def __init__(self, n_bins, n_coefficients=40):
+    def __init__(self, n_bins, n_coefficients=40, least=1e-3):
         super().__init__()
+        n_coefficients, self.least = min(n_coefficients, n_bins), least
         k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
         transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
         transform[0] /= math.sqrt(2)
@@ -115,7 +147,7 @@ class ClipStatistics(nn.Module):
             x = torch.cat([x, self.transform @ x], 1)               # (batch, bins + coefficients, frames)
             mean, change = x.mean(2), x.diff(dim=2).abs().mean(2)
             centred = x - mean[:, :, None]
-            std = (centred.square().mean(2) + 1e-3).sqrt()          # not 0 in clips that stand still
+            std = (centred.square().mean(2) + self.least).sqrt()
             z = centred / std[:, :, None]
             skewness, kurtosis = (z**3).mean(2), (z**4).mean(2)
             return torch.cat([mean, std, x.median(2).values, x.amin(2), x.amax(2), skewness.clamp(-10, 10),
@@ -137,7 +169,7 @@ class StatisticsResNet(nn.Module):
     ----------
     n_bins, n_frames, n_classes : int
         As for `ResNet`.
-    width, blocks, dropout
+    width, blocks, dropout, masked
         Of the ResNet.
     hidden : int
         Units of the dense layer.
@@ -155,10 +187,10 @@ class StatisticsResNet(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, hidden=512,
-                 hide=0.25):
+    def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125,
+                 hidden=512, hide=0.25):
         super().__init__()
-        self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout)
+        self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout, masked)
         self.statistics = ClipStatistics(n_bins)
         self.dense = nn.Sequential(dense_layer(self.statistics.n_values, hidden), nn.Linear(hidden, n_classes))
         self.hide = hide

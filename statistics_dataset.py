@@ -97,11 +97,13 @@ def cached_statistics(data_dir, features, subset="small", features_dir=None):
 
     from resnet_models import ClipStatistics
 
+    if len(set(features)) < len(features):
+        raise DataError(f"features are named twice: {' '.join(features)}")
     found = {}
     for name in features:
         cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
         bins, frames = cache.shape
-        summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, min(40, bins))
+        summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, least=1e-9)
         good = np.flatnonzero(cache.tracks["status"] == "ok")
         values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
         found[name] = pd.DataFrame(values.numpy(), index=cache.tracks.index[good])

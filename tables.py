@@ -68,9 +68,10 @@ def measured_on(results):
     clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
                              for what in ("clips", "artists", "seeds"))
     name, trained = results[0]["dataset"], any(r["seeds"][0]["epoch"] is not None for r in results)
+    fitted = any(r["experiment"].startswith("ensemble_") for r in results)
     return (f"Measured on {TITLES.get(name, name)}; {clips} test clips of {artists} artists, {seeds} "
             f"seed{'' if seeds == '1' else 's'}, {'epoch chosen on validation, ' if trained else ''}"
-            "interval over artists.")
+            f"{'weights of ensembles fitted on validation, ' if fitted else ''}interval over artists.")
 
 
 def span(values):

@@ -63,9 +63,9 @@ class Training(Augmentation):
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("lr", 0)):      # a batch norm needs two clips
+            if not getattr(self, name) > least:
+                raise DataError(f"{name} must be above {least}, not {getattr(self, name)}")
         for name in ("label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
@@ -89,6 +89,11 @@ def learning_rate(step, steps, settings):
     return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
+def count_steps(clips, batch_size):
+    """Steps of an epoch: a last batch of a single clip goes with the one before it."""
+    return max(1, -(-clips // batch_size) - (clips % batch_size == 1))
+
+
 def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None):
     """One pass over the training clips, in an order that depends on seed and epoch alone.
 
@@ -100,7 +105,9 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None):
     rank, size = world()
     rows = torch.from_numpy(dataset.rows["training"])
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed * 10_007 + epoch))]
-    batches = order.to(dataset.device).split(settings.batch_size)
+    batches = [*order.to(dataset.device).split(settings.batch_size)]
+    if len(batches) > count_steps(len(rows), settings.batch_size):
+        batches[-2:] = [torch.cat(batches[-2:])]                        # no batch norm of a single clip
     torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
     generator = torch.Generator(dataset.device).manual_seed(torch.initial_seed() + 500)      # so does augmentation
     totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
@@ -137,7 +144,7 @@ def training_batch(dataset, rows, settings, generator):
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
     parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
-    in_db = ["power" in part.info for part in (dataset.parts if joint else [dataset])]
+    in_db = [part.scale == "db" and "power" in part.info for part in (dataset.parts if joint else [dataset])]
     parts, targets = augment(parts, targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 
@@ -172,7 +179,7 @@ def fit(model, dataset, settings, run_dir, progress=True):
     kept = mean.module if mean else model                   # what is validated and saved
     history = runs.load_state(run_dir, model, optimizer, mean)
     network = join_processes(model) if size > 1 else model
-    steps = -(-len(dataset.rows["training"]) // settings.batch_size)
+    steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
                       desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
@@ -205,10 +212,12 @@ def averaged(model, decay):
     .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
        Control and Optimization 30(4), 1992.
     """
-    def update(means, weights, n):
-        get_ema_multi_avg_fn(min(decay, (1 + float(n)) / (10 + float(n))))(means, weights, n)
+    def update(means, weights, _):
+        n = int(mean.n_averaged)                # kept on the CPU: no waiting for a GPU
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, n)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
+    mean = AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
+    return mean
 
 
 def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None):
@@ -247,6 +256,9 @@ def leaking_artists(dataset):
 
 def build(config):
     """Rebuild the network of a run's config.json, with fresh weights."""
+    if config["model"]["class"] not in MODELS:
+        raise DataError(f"no network is named {config['model']['class']!r} in training.MODELS: it has "
+                        f"{', '.join(MODELS)}")
     return MODELS[config["model"]["class"]](**config["model"]["args"])
 
 
@@ -273,8 +285,6 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     """
     device = choose_device(device)
     keep_memory()
-    if row["model"] not in MODELS:
-        raise DataError(f"{name}: no network is named {row['model']!r} in training.MODELS: it has {', '.join(MODELS)}")
     try:
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:

@@ -61,6 +61,7 @@ def test_roll_keeps_every_frame_and_their_order(clips):
 
 
 def test_low_pass_leaves_what_is_below_and_silences_the_rest(clips):
+    clips = clips / 50                                              # all within 80 dB
     dull = aug.low_pass(clips, 0.6, seeded(3))
     kept = (dull == clips).all(2)                                   # (clips, bins)
     assert torch.equal(kept, kept.cummin(1).values) and kept[:, : round(0.4 * BINS) + 1].all()
@@ -68,12 +69,14 @@ def test_low_pass_leaves_what_is_below_and_silences_the_rest(clips):
     assert torch.equal(dull[~kept], silence[~kept])
     assert 0 < kept.all(1).sum() < len(clips)                       # some clips stay as they are, some do not
     assert torch.equal(aug.low_pass(clips, 0.0, seeded()), clips)
+    softer = clips * 3                                              # what lies below silence is not raised to it
+    assert (aug.low_pass(softer, 1.0, seeded()) <= softer).all()
 
 
 def test_mix_style_moves_level_and_spread_of_each_bin_and_keeps_the_course(clips):
     styled = aug.mix_style(clips, 5.0, seeded(1))
-    unlike = ~torch.isclose(styled, clips, rtol=1e-3).flatten(1).all(1)
-    assert 0 < unlike.sum() < len(clips)                            # about half of them
+    same = (styled == clips).flatten(1).all(1)
+    assert 0 < same.sum() < len(clips)                              # about half of them, to the last bit
 
     def course(x):
         return (x - x.mean(2, keepdim=True)) / x.std(2, keepdim=True)
@@ -176,7 +179,8 @@ def test_nothing_is_on_by_default(clips):
 
 
 def test_all_of_it_together_is_seeded_and_has_the_chunk_s_shape(clips):
-    everything = Augmentation(roll=True, chunk=16, shift_bins=2, gain_db=6, equaliser_db=3, mask_bins=3, mask_frames=4,
+    everything = Augmentation(roll=True, chunk=16, shift_bins=2, gain_db=6, equaliser_db=3, low_pass=0.5, mix_style=0.4,
+                              mask_bins=3, mask_frames=4,
                               mixup=0.3)
     one, two = (augment([clips], torch.eye(8), everything, seeded(3), [0.0]) for _ in range(2))
     assert one[0][0].shape == (8, BINS, 16) and torch.equal(one[0][0], two[0][0]) and torch.equal(one[1], two[1])
@@ -223,6 +227,22 @@ def test_a_run_with_augmentation_says_what_it_scored_on_unaltered_clips(longer, 
     assert (said.argmax(1) == runs.load_probabilities(run_dir)["labels"]).mean() > 0.5     # chance is a quarter
     torch.testing.assert_close(predict(network, dataset, dataset.rows["test"], chunk=64), by_hand)
     torch.testing.assert_close(clip_logits(network, x[..., :64], 0), network(x[..., :64]))
+
+
+def test_linear_values_are_not_taken_for_decibels(longer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "augment", lambda parts, targets, settings, generator, fills, in_db: (
+        asked.append(in_db) or (parts, targets)))
+    for scale in ("db", "linear"):
+        dataset = FeatureDataset(longer, "chroma_cqt", scale)
+        training.training_batch(dataset, torch.from_numpy(dataset.rows["training"][:4]), Training(gain_db=6), seeded())
+    assert asked == [[True], [False]]
+
+
+@pytest.mark.parametrize("settings", [{"low_pass": 7.0}, {"mixup": float("nan")}, {"gain_db": -1.0}])
+def test_settings_that_mean_nothing_are_refused(settings):
+    with pytest.raises(DataError, match=next(iter(settings))):
+        Augmentation(**settings)
 
 
 def test_what_is_not_in_decibels_has_no_level(clips):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 JOINT = ("cqt_square", "cqt_parallel_gru_bi")
-SHARED = {"epochs": 3, "batch_size": 13, "lr": 1e-4, "precision": "float32"}    # batches of 7 + 6 clips, then 1 + 0
+SHARED = {"epochs": 3, "batch_size": 13, "lr": 1e-4, "precision": "float32"}    # batches of 7 + 6 clips, then 7 + 7
 CHANNELS = 3
 JOINT_NORMS = {2: devices.JointBatchNorm1d, 4: devices.JointBatchNorm2d}        # by the dimensions of a batch
 

@@ -10,6 +10,7 @@ from synthetic import make_collection
 
 import baselines
 import ensembles
+import tables
 import training
 from ensembles import fit_weights, join_runs
 from fma import DataError, run_command
@@ -84,6 +85,22 @@ def test_an_ensemble_is_a_result_like_others(trained, three):
     assert len(lines) == 1 + 12
 
 
+def test_a_table_of_fma_shows_it_beside_others(trained, three):
+    data, folder = trained
+    result = ensembles.run_ensemble("three", data, 2, runs_dir=folder / "runs", results_dir=folder / "results")
+    table = tables.results_table([result | {"dataset": "fma_small", "experiment": "ensemble_three"}])
+    assert "| ensemble_three |" in table and "weights of ensembles fitted on validation" in table
+
+
+def test_fewer_seeds_do_not_replace_more(trained, three):
+    data, folder = trained
+    where = {"runs_dir": folder / "runs", "results_dir": folder / "more"}
+    ensembles.run_ensemble("three", data, 2, **where)
+    with pytest.raises(DataError, match="three.json has 2 seeds: pass --repeats 2"):
+        ensembles.run_ensemble("three", data, 1, **where)
+    assert len(ensembles.run_ensemble("three", data, **where)["seeds"]) == 2
+
+
 def test_the_test_split_does_not_choose_the_weights(trained):
     _, folder = trained
     runs = [folder / "runs" / "tiny" / name / "seed0" for name in ("a", "b", "baseline_SVC_cqt")]
@@ -126,6 +143,12 @@ def test_a_member_that_is_not_trained_is_one_line(trained, three, capsys):
     said = capsys.readouterr().err.strip()
     assert "a/seed2 is not there, or not finished: train it first, python experiments.py run" in said
     assert "\n" not in said
+
+
+def test_repeats_below_one(trained, three, capsys):
+    data, folder = trained
+    assert run_command(lambda: ensembles.main(["three", "--data-dir", str(data), "--repeats", "0"])) == 2
+    assert "--repeats must be at least 1" in capsys.readouterr().err
 
 
 def test_members_on_other_clips_are_refused(trained, tmp_path):

@@ -20,7 +20,7 @@ from classifier import DEFAULT, calibration_error, export_run, fit_temperature, 
 from datasets import FeatureDataset
 from fma import DataError, run_command
 from model_card import model_card
-from transforms import mel128, resample
+from transforms import mel128
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 22_050
@@ -108,7 +108,7 @@ def test_the_answer_is_the_mean_over_windows(song, classifier):
     [found] = predict.classify([song], classifier)
     assert [part["start"] for part in found["course"]] == [0, 30, 45]
     for part, (_, y, rate) in zip(found["course"], predict.windows(song), strict=True):
-        expected = classifier.probabilities(mel128(resample(y, rate, 44_100), 44_100)[None])[0]
+        expected = classifier.probabilities(mel128(y, rate)[None])[0]
         np.testing.assert_allclose(list(part["probabilities"].values()), expected, atol=6e-5)
     mean = np.mean([list(part["probabilities"].values()) for part in found["course"]], axis=0)
     np.testing.assert_allclose(list(found["probabilities"].values()), mean, atol=1e-4)
@@ -117,13 +117,27 @@ def test_the_answer_is_the_mean_over_windows(song, classifier):
         1, abs=1e-3)
 
 
-def test_a_file_of_another_sample_rate_is_heard_the_same(tmp_path, classifier):
+def test_a_network_of_fma_hears_every_file_at_fmas_rate(tmp_path):
+    """And one of another collection at the file's own, as that collection's cache was made."""
+    config = {"feature": "mel128", "dataset": "fma_small"}
+    assert predict.usual_rate(config) == 44_100
+    assert all(predict.usual_rate(config | other) is None for other in ({"dataset": "mine"}, {"feature": "cqt"}))
+    x = {}
     for rate in (22_050, 44_100, 48_000):
         soundfile.write(tmp_path / f"{rate}.wav", tone(31, rate), rate, subtype="FLOAT")
-    x = {rate: predict.clip_features(tmp_path / f"{rate}.wav", "mel128")[1] for rate in (22_050, 44_100, 48_000)}
+        x[rate] = predict.clip_features(tmp_path / f"{rate}.wav", "mel128", 44_100)[1]
     tone_band = x[44_100][0].mean(1).argmax()
     assert all(other[0].mean(1).argmax() == tone_band for other in x.values())
-    assert x[22_050][0, 110:].max() < -60                   # and above half of its rate there is nothing
+    assert x[22_050][0, 110:].max() < -60                   # above half of its rate there is nothing
+    own = predict.clip_features(tmp_path / "22050.wav", "mel128")[1]
+    assert own[0].mean(1).argmax() > tone_band
+
+
+def test_silent_windows_are_left_out(tmp_path, classifier):
+    silence = np.zeros((30 * RATE, 1), np.float32)
+    soundfile.write(tmp_path / "x.wav", np.concatenate([tone(30), silence, tone(30)]), RATE)
+    [found] = predict.classify([tmp_path / "x.wav"], classifier)
+    assert [part["start"] for part in found["course"]] == [0, 60]
 
 
 def test_the_network_is_fed_as_in_training(run_dir, classifier):
@@ -196,7 +210,7 @@ def test_a_process_that_dies_costs_its_file_only(song, bad, classifier, monkeypa
         "    import soundfile\n"
         "    whole = soundfile.SoundFile.__init__\n"
         "    def dying(self, file, *args, **kwargs):\n"
-        "        os._exit(1) if str(file).endswith('text.mp3') else whole(self, file, *args, **kwargs)\n"
+        "        os._exit(1) if os.fsdecode(file).endswith('text.mp3') else whole(self, file, *args, **kwargs)\n"
         "    soundfile.SoundFile.__init__ = dying\n")
     monkeypatch.setenv("DIE_ON_TEXT", "1")
     monkeypatch.setenv("PYTHONPATH", f"{bad}{os.pathsep}{ROOT}")
@@ -214,6 +228,14 @@ def test_the_printed_table(capsys, run_dir, bad, song):
     assert status == 0 and len(lines) == 5 and err == ""
     assert lines[0].count("%") == 2 and lines[1].split()[0] == "0:00" and lines[3].split()[0] == "0:45"
     assert "text.mp3 " in lines[4] and "not classified: not audio that libsndfile can read" in lines[4]
+
+
+def test_a_name_that_is_not_utf8(capsys, run_dir, tmp_path, song):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(song.read_bytes())
+    status, out, _ = command(capsys, path, "--weights", run_dir, "--json")
+    assert status == 0 and out.isascii() and json.loads(out)[0]["file"] == str(path)
+    assert command(capsys, path, "--weights", run_dir)[0] == 0
 
 
 def test_json_is_json(capsys, run_dir, song):
@@ -258,6 +280,33 @@ def test_exported_weights_say_what_the_run_says(run_dir, tmp_path, song):
         [found], [expected] = predict.classify([song], exported), predict.classify([song], load_classifier(run_dir))
         np.testing.assert_allclose(list(found["probabilities"].values()), list(expected["probabilities"].values()),
                                    atol=2e-4)
+
+
+def test_what_predict_cannot_feed_is_refused_before_anything_is_written(tmp_path):
+    data = make_collection(tmp_path / "tiny", features=(("cqt", 16), ("mfcc", 16)), frames=32)
+    joint, _ = training.run("x", {"feature": ("cqt", "mfcc"), "model": "Fusion"}, data,
+                            {"epochs": 1, "precision": "float32"}, tmp_path / "runs", device="cpu", progress=False)
+    for call in (lambda: load_classifier(joint), lambda: export_run(joint, tmp_path / "w" / "x")):
+        with pytest.raises(DataError, match=r"reads cqt\+mfcc, which predict.py cannot compute"):
+            call()
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_name_with_dots_keeps_them(run_dir, tmp_path):
+    for name in ("v1.2", "v1.3"):
+        export_run(run_dir, tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        f"v1.{k}.{ending}" for k in (2, 3) for ending in ("json", "md", "safetensors"))
+    assert load_classifier(tmp_path / "v1.2").genres == load_classifier(tmp_path / "v1.3.json").genres
+
+
+def test_a_card_of_a_genre_without_test_clips(run_dir, tmp_path):
+    card = export_run(run_dir, tmp_path / "some")
+    genre = card["genres"][0]
+    card["test"]["genres"][genre] |= {"clips": 0, "accuracy": None, "interval": None, "auc": None}
+    assert re.search(rf"^\| {genre} +\| +0 \| +– \| +– \| +– \|$", model_card("some", card), re.M)
+    assert "Free Music Archive" not in model_card("some", card)
+    assert "Free Music Archive" in model_card("some", card | {"dataset": "fma_small"})
 
 
 def test_the_model_card_has_the_figures_of_the_export(run_dir, tmp_path):

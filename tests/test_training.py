@@ -329,7 +329,7 @@ def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
     (["--optimizer", "sgd"], "optimizer 'sgd' is unknown: choose adam, adamw"),
     (["--precision", "float16"], "precision 'float16' is unknown: choose auto, float32, bfloat16"),
     (["--epochs", 0], "epochs must be above 0"),
-    (["--batch-size", -1], "batch_size must be above 0"),
+    (["--batch-size", -1], "batch_size must be above 1"),
     (["--lr", "nan"], "lr must be above 0"),
     (["--device", "gpu"], "device 'gpu' cannot be used"),
 ])
@@ -525,3 +525,12 @@ def test_values_that_are_not_numbers_name_the_file(tiny, tmp_path, split):
     with pytest.raises(DataError, match="cqt.npy holds values that are not numbers"):
         train(data, tmp_path, feature="cqt", epochs=1)
 
+
+def test_a_last_batch_of_one_clip_goes_with_the_one_before(tiny, tmp_path, monkeypatch):
+    sizes, real = [], training.training_batch
+    monkeypatch.setattr(training, "training_batch", lambda dataset, rows, *rest: (
+        sizes.append(len(rows)) or real(dataset, rows, *rest)))
+    row = {"feature": "chroma_cqt", "model": "Dense"}       # whose batch norm stops at one clip
+    training.run("x", row, tiny, {"epochs": 1, "batch_size": 13, "precision": "float32"}, tmp_path, device="cpu",
+                 progress=False)
+    assert sizes == [13, 13, 14] and training.count_steps(40, 13) == 3 and training.count_steps(1, 13) == 1
