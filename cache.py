@@ -22,7 +22,7 @@ from transforms import FEATURES, N_FRAMES
 # All that a cache can hold. Copies are in the feature's own units, so that they train as it does.
 ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
     copy_name(name, semitones): {**given, "feature": name, "pitch_shift": semitones,
-                                 "pitch_shifter": "librosa.effects.pitch_shift, at the file's sample rate",
+                                 "pitch_shifter": "librosa.effects.pitch_shift at the file's sample rate, level kept",
                                  "zeros": "rows of validation and test, and of clips that are not ok"}
     for name, given in FEATURES.items() for semitones in SEMITONES
 }

@@ -69,7 +69,8 @@ def grad_cam(network, x, classes):
     """Where in the last convolutional map a class is seen [2]_, enlarged to the size of the input.
 
     Each channel of the map counts as much as its mean gradient; what is against the class is cut off. A cell of the
-    map of `ResNet` stands for 16 × 16 of the input, and saw about a hundred: this shows a region, not a note.
+    map of `ResNet` stands for 16 × 16 of the input, and saw about a hundred: this shows a region, not a note. Of a
+    `StatisticsResNet` it explains the convolutions alone; integrated gradients explain all of it.
 
     Parameters
     ----------
