@@ -14,7 +14,7 @@ class Encoder(nn.Module):
     n_bins, n_frames : int
         Size of the feature; one frame is an embedding of the clip, and gets a dense layer alone.
     width : int
-        Of the ResNet, which adds 16 values for each to the vector.
+        Of the ResNet, which adds 16 values for each to the vector; 0: statistics alone.
     hidden : int
         Units of the dense layer.
     """
@@ -23,9 +23,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.resnet, self.statistics = None, nn.Flatten()
         if n_frames > 1:
-            self.resnet, self.statistics = ResNet(n_bins, n_frames, 2, width), ClipStatistics(n_bins)
+            self.statistics = ClipStatistics(n_bins)
+        if n_frames > 1 and width:
+            self.resnet = ResNet(n_bins, n_frames, 2, width)
             self.resnet.classify = nn.Identity()
-        self.dense = dense_layer(n_bins if self.resnet is None else self.statistics.n_values, hidden)
+        self.dense = dense_layer(self.statistics.n_values if n_frames > 1 else n_bins, hidden)
         self.n_values = hidden + (0 if self.resnet is None else 16 * width)
 
     def forward(self, x):                                       # (batch, bins, frames)

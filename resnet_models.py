@@ -8,6 +8,8 @@ References
    Processing 10(5), 2002.
 .. [3] D. S. Park, W. Chan, Y. Zhang, C.-C. Chiu, B. Zoph, E. D. Cubuk, Q. V. Le, "SpecAugment: a simple data
    augmentation method for automatic speech recognition", Interspeech 2019, arXiv:1904.08779.
+.. [4] M. I. Mandel, D. P. W. Ellis, "Song-level features and support vector machines for music classification",
+   ISMIR 2005.
 """
 
 import math
@@ -118,28 +120,33 @@ class ResNet(nn.Module):
 class ClipStatistics(nn.Module):
     """How each bin is distributed over a clip, and each cepstral coefficient: nothing is learned.
 
-    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame. Such
-    statistics of MFCC have been the baseline of genre classification for long [2]_. Here the coefficients are those of
-    the normalised spectrum, as that is what a network is fed.
+    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame, and of
+    the first coefficients how each pair is correlated. Such statistics of MFCC have been the baseline of genre
+    classification for long [2]_, [4]_. Here the coefficients are those of the normalised spectrum, as that is what a
+    network is fed.
 
     Parameters
     ----------
     n_bins : int
     n_coefficients : int
         Of the discrete cosine transform (type II, orthonormal) of each frame; as many as there are bins at most.
+    correlated : int
+        How many of them are correlated with each other.
     least : float
         Added to each variance. What is nearly still has next to no form then, and gradients stay small; for values
         that are not normalised pass less.
     """
 
-    def __init__(self, n_bins, n_coefficients=40, least=1e-3):
+    def __init__(self, n_bins, n_coefficients=40, correlated=20, least=1e-3):
         super().__init__()
-        n_coefficients, self.least = min(n_coefficients, n_bins), least
+        n_coefficients = min(n_coefficients, n_bins)
+        self.correlated, self.least = min(correlated, n_coefficients), least
         k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
         transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
         transform[0] /= math.sqrt(2)
         self.register_buffer("transform", transform, persistent=False)
-        self.n_values = 8 * (n_bins + n_coefficients)
+        self.register_buffer("pairs", torch.triu_indices(self.correlated, self.correlated, 1), persistent=False)
+        self.n_values = 8 * (n_bins + n_coefficients) + self.pairs.shape[1]
 
     def forward(self, x):                                           # (batch, bins, frames)
         with torch.autocast(x.device.type, enabled=False):          # moments need more than eight bits
@@ -150,8 +157,10 @@ class ClipStatistics(nn.Module):
             std = (centred.square().mean(2) + self.least).sqrt()
             z = centred / std[:, :, None]
             skewness, kurtosis = (z**3).mean(2), (z**4).mean(2)
+            first = z[:, -len(self.transform) :][:, : self.correlated]
+            correlation = first @ first.transpose(1, 2) / x.shape[2]                # (batch, correlated, correlated)
             return torch.cat([mean, std, x.median(2).values, x.amin(2), x.amax(2), skewness.clamp(-10, 10),
-                              kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
+                              kurtosis.clamp(0, 20), change, correlation[:, *self.pairs]], 1)       # (batch, values)
 
 
 def dense_layer(n_values, hidden):
@@ -170,7 +179,7 @@ class StatisticsResNet(nn.Module):
     n_bins, n_frames, n_classes : int
         As for `ResNet`.
     width, blocks, dropout, masked
-        Of the ResNet.
+        Of the ResNet; with a width of 0 there is none.
     hidden : int
         Units of the dense layer.
     hide : float, 0 to 0.5
@@ -190,14 +199,18 @@ class StatisticsResNet(nn.Module):
     def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125,
                  hidden=512, hide=0.25):
         super().__init__()
-        self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout, masked)
+        if n_classes < 2:
+            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout, masked) if width else None
         self.statistics = ClipStatistics(n_bins)
         self.dense = nn.Sequential(dense_layer(self.statistics.n_values, hidden), nn.Linear(hidden, n_classes))
         self.hide = hide
 
     def forward(self, x):                                           # (batch, bins, frames)
-        resnet, dense, share = self.resnet(x), self.dense(self.statistics(x)), 0.5
+        dense, share = self.dense(self.statistics(x)), 0.5
+        if self.resnet is None:
+            return dense
         if self.training:
             drawn = torch.rand(len(x), 1, device=x.device)
             share = 0.5 + 0.5 * (drawn < self.hide) - 0.5 * (drawn > 1 - self.hide)
-        return share * resnet + (1 - share) * dense                 # (batch, classes)
+        return share * self.resnet(x) + (1 - share) * dense         # (batch, classes)

@@ -58,17 +58,16 @@ RECIPE = {"epochs": 24, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "one
           "mix_style": 0.4}
 STRONG = "statistics_resnet"
 EXPERIMENTS[STRONG] = {"feature": "mel128", "model": "StatisticsResNet", "args": {"width": 16}, "training": RECIPE}
-EXPERIMENTS["fusion_scratch"] = {"feature": ("mel128", "mfcc_3s"), "model": "Fusion",
-                                 "training": RECIPE}
-EXPERIMENTS["fusion_vggish"] = {"feature": ("mel128", "mfcc_3s", "vggish"), "model": "Fusion",
-                                "training": RECIPE}
+EXPERIMENTS[f"{STRONG}_cqt"] = EXPERIMENTS[STRONG] | {"feature": "cqt", "training": RECIPE | {"low_pass": 0.0}}
+for name, features in (("scratch", ("mel128", "mfcc_3s")), ("vggish", ("mel128", "mfcc_3s", "vggish"))):
+    EXPERIMENTS[f"fusion_{name}"] = {"feature": features, "model": "Fusion", "training": RECIPE}
+    EXPERIMENTS[f"fusion_{name}_statistics"] = EXPERIMENTS[f"fusion_{name}"] | {"args": {"width": 0}}   # no ResNet
 EXPERIMENTS["fusion_cqt_mel_mfcc"] = {"feature": ("cqt", "mel_stft", "mfcc"), "model": "Fusion",
-                                      "training": RECIPE | {"low_pass": 0.0}}    # made for mel128
-EXPERIMENTS[f"{STRONG}_cqt"] = {"feature": "cqt", "model": "StatisticsResNet", "args": {"width": 16},
-                                "training": RECIPE | {"low_pass": 0.0}}
+                                      "training": RECIPE | {"low_pass": 0.0}}       # which is made for mel128
 EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training": RECIPE | {"epochs": 40, "mixup": 1.0}}
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
+    "no_resnet": {"args": {"width": 0}},
     "no_augmentation": {"training": {"roll": False, "equaliser_db": 0.0, "low_pass": 0.0, "mix_style": 0.0},
                         "args": {"masked": 0.0}},
     "no_roll": {"training": {"roll": False}},

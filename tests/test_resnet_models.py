@@ -13,12 +13,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_clip_statistics_are_those_of_scipy():
     x = np.random.default_rng(0).gamma(2, size=(3, 64, 51)).astype(np.float32)
     layer = ClipStatistics(64, 13, least=1e-9)
-    found = layer(torch.from_numpy(x)).reshape(3, 8, 64 + 13).numpy()
+    found, pairs = layer(torch.from_numpy(x)).numpy(), 13 * 12 // 2
     both = np.concatenate([x, fft.dct(x, axis=1, norm="ortho")[:, :13]], axis=1).astype(float)
     expected = [both.mean(2), both.std(2), np.median(both, 2), both.min(2), both.max(2), stats.skew(both, axis=2),
                 stats.kurtosis(both, axis=2, fisher=False), np.abs(np.diff(both, axis=2)).mean(2)]
-    np.testing.assert_allclose(found, np.stack(expected, 1), rtol=1e-3, atol=1e-4)
-    assert layer.n_values == 8 * (64 + 13) and not list(layer.parameters()) and not layer.state_dict()
+    np.testing.assert_allclose(found[:, :-pairs], np.concatenate(expected, 1), rtol=1e-3, atol=1e-4)
+    correlations = [np.corrcoef(clip[64:])[np.triu_indices(13, 1)] for clip in both]
+    np.testing.assert_allclose(found[:, -pairs:], correlations, rtol=1e-3, atol=1e-4)
+    assert layer.n_values == 8 * (64 + 13) + pairs == found.shape[1]
+    assert not list(layer.parameters()) and not layer.state_dict()
 
 
 def test_clip_statistics_of_a_clip_that_never_changes_are_finite():
@@ -40,7 +43,7 @@ def test_masks_hide_stretches_in_training_alone():
 
 
 def test_more_coefficients_than_bins_there_are_not():
-    assert ClipStatistics(12).n_values == 8 * (12 + 12)
+    assert ClipStatistics(12).n_values == 8 * (12 + 12) + 12 * 11 // 2
 
 
 def test_the_residual_network_is_small():
@@ -53,6 +56,11 @@ def test_network_takes_other_lengths_and_classes(kind):
     assert network(torch.randn(2, 84, 640)).shape == (2, 5) == network(torch.randn(2, 84, 215)).shape
     with pytest.raises(ValueError, match="n_classes must be at least 2"):
         kind(84, 640, 1)
+
+
+def test_statistics_alone_are_a_network_too():
+    network = StatisticsResNet(32, 32, 3, width=0).eval()
+    assert network(torch.randn(4, 32, 32)).shape == (4, 3) and network.resnet is None
 
 
 def test_branches_are_averaged_and_in_training_either_may_be_left_out():
