@@ -25,8 +25,7 @@ from tables import read_result, results_table, save_result
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "fusion_scratch_statistics", "baseline_SVC_mel128+mfcc_3s")
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
-    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "fusion_vggish_statistics", "vggish_dense",
-                        "baseline_SVC_vggish", "baseline_SVC_mfcc_3s+vggish"),
+    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish_statistics", "vggish_dense", "baseline_SVC_vggish"),
 }
 
 

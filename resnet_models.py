@@ -8,8 +8,6 @@ References
    Processing 10(5), 2002.
 .. [3] D. S. Park, W. Chan, Y. Zhang, C.-C. Chiu, B. Zoph, E. D. Cubuk, Q. V. Le, "SpecAugment: a simple data
    augmentation method for automatic speech recognition", Interspeech 2019, arXiv:1904.08779.
-.. [4] M. I. Mandel, D. P. W. Ellis, "Song-level features and support vector machines for music classification",
-   ISMIR 2005.
 """
 
 import math
@@ -120,33 +118,28 @@ class ResNet(nn.Module):
 class ClipStatistics(nn.Module):
     """How each bin is distributed over a clip, and each cepstral coefficient: nothing is learned.
 
-    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame, and of
-    the first coefficients how each pair is correlated. Such statistics of MFCC have been the baseline of genre
-    classification for long [2]_, [4]_. Here the coefficients are those of the normalised spectrum, as that is what a
-    network is fed.
+    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame. Such
+    statistics of MFCC have been the baseline of genre classification for long [2]_. Here the coefficients are those of
+    the normalised spectrum, as that is what a network is fed.
 
     Parameters
     ----------
     n_bins : int
     n_coefficients : int
         Of the discrete cosine transform (type II, orthonormal) of each frame; as many as there are bins at most.
-    correlated : int
-        How many of them are correlated with each other.
     least : float
         Added to each variance. What is nearly still has next to no form then, and gradients stay small; for values
         that are not normalised pass less.
     """
 
-    def __init__(self, n_bins, n_coefficients=40, correlated=20, least=1e-3):
+    def __init__(self, n_bins, n_coefficients=40, least=1e-3):
         super().__init__()
-        n_coefficients = min(n_coefficients, n_bins)
-        self.correlated, self.least = min(correlated, n_coefficients), least
+        n_coefficients, self.least = min(n_coefficients, n_bins), least
         k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
         transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
         transform[0] /= math.sqrt(2)
         self.register_buffer("transform", transform, persistent=False)
-        self.register_buffer("pairs", torch.triu_indices(self.correlated, self.correlated, 1), persistent=False)
-        self.n_values = 8 * (n_bins + n_coefficients) + self.pairs.shape[1]
+        self.n_values = 8 * (n_bins + n_coefficients)
 
     def forward(self, x):                                           # (batch, bins, frames)
         with torch.autocast(x.device.type, enabled=False):          # moments need more than eight bits
@@ -157,10 +150,8 @@ class ClipStatistics(nn.Module):
             std = (centred.square().mean(2) + self.least).sqrt()
             z = centred / std[:, :, None]
             skewness, kurtosis = (z**3).mean(2), (z**4).mean(2)
-            first = z[:, -len(self.transform) :][:, : self.correlated]
-            correlation = first @ first.transpose(1, 2) / x.shape[2]                # (batch, correlated, correlated)
             return torch.cat([mean, std, x.median(2).values, x.amin(2), x.amax(2), skewness.clamp(-10, 10),
-                              kurtosis.clamp(0, 20), change, correlation[:, *self.pairs]], 1)       # (batch, values)
+                              kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
 
 
 def dense_layer(n_values, hidden):

@@ -36,6 +36,8 @@ for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
     EXPERIMENTS[f"{feature}_bbnn_paper"] = {"feature": feature, "model": "BBNN", "args": {"variant": "paper"},
                                             "training": {"epochs": 100}}
 
+STUDY = tuple(EXPERIMENTS)      # the rows above: what the original built, on its features and on mel128
+
 # Ablations: a row of the study with one thing changed, or put back to what the original did.
 CHANGES = {
     "linear": {"scale": "linear"},                              # amplitude or power instead of decibels
@@ -59,9 +61,10 @@ RECIPE = {"epochs": 24, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "one
 STRONG = "statistics_resnet"
 EXPERIMENTS[STRONG] = {"feature": "mel128", "model": "StatisticsResNet", "args": {"width": 16}, "training": RECIPE}
 EXPERIMENTS[f"{STRONG}_cqt"] = EXPERIMENTS[STRONG] | {"feature": "cqt", "training": RECIPE | {"low_pass": 0.0}}
+EXPERIMENTS["fusion_scratch"] = {"feature": ("mel128", "mfcc_3s"), "model": "Fusion", "training": RECIPE}
 for name, features in (("scratch", ("mel128", "mfcc_3s")), ("vggish", ("mel128", "mfcc_3s", "vggish"))):
-    EXPERIMENTS[f"fusion_{name}"] = {"feature": features, "model": "Fusion", "training": RECIPE}
-    EXPERIMENTS[f"fusion_{name}_statistics"] = EXPERIMENTS[f"fusion_{name}"] | {"args": {"width": 0}}   # no ResNet
+    EXPERIMENTS[f"fusion_{name}_statistics"] = {"feature": features, "model": "Fusion", "args": {"width": 0},
+                                                "training": RECIPE}      # statistics alone, no ResNet
 EXPERIMENTS["fusion_cqt_mel_mfcc"] = {"feature": ("cqt", "mel_stft", "mfcc"), "model": "Fusion",
                                       "training": RECIPE | {"low_pass": 0.0}}       # which is made for mel128
 EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training": RECIPE | {"epochs": 40, "mixup": 1.0}}

@@ -13,14 +13,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_clip_statistics_are_those_of_scipy():
     x = np.random.default_rng(0).gamma(2, size=(3, 64, 51)).astype(np.float32)
     layer = ClipStatistics(64, 13, least=1e-9)
-    found, pairs = layer(torch.from_numpy(x)).numpy(), 13 * 12 // 2
+    found = layer(torch.from_numpy(x)).numpy()
     both = np.concatenate([x, fft.dct(x, axis=1, norm="ortho")[:, :13]], axis=1).astype(float)
     expected = [both.mean(2), both.std(2), np.median(both, 2), both.min(2), both.max(2), stats.skew(both, axis=2),
                 stats.kurtosis(both, axis=2, fisher=False), np.abs(np.diff(both, axis=2)).mean(2)]
-    np.testing.assert_allclose(found[:, :-pairs], np.concatenate(expected, 1), rtol=1e-3, atol=1e-4)
-    correlations = [np.corrcoef(clip[64:])[np.triu_indices(13, 1)] for clip in both]
-    np.testing.assert_allclose(found[:, -pairs:], correlations, rtol=1e-3, atol=1e-4)
-    assert layer.n_values == 8 * (64 + 13) + pairs == found.shape[1]
+    np.testing.assert_allclose(found, np.concatenate(expected, 1), rtol=1e-3, atol=1e-4)
+    assert layer.n_values == 8 * (64 + 13) == found.shape[1]
     assert not list(layer.parameters()) and not layer.state_dict()
 
 
@@ -43,7 +41,7 @@ def test_masks_hide_stretches_in_training_alone():
 
 
 def test_more_coefficients_than_bins_there_are_not():
-    assert ClipStatistics(12).n_values == 8 * (12 + 12) + 12 * 11 // 2
+    assert ClipStatistics(12).n_values == 8 * (12 + 12)
 
 
 def test_the_residual_network_is_small():
