@@ -36,7 +36,7 @@ speech, noise or music of other kinds, which get a genre all the same, at times 
 
 ## What it must not be used for
 
-* **Decisions about people**: who is paid, played, found or removed. It is wrong about {wrong} % of the test clips.
+* **Decisions about people**: who is paid, played, found or removed. It is wrong on {wrong} % of the test clips.
 * **Facts about a piece.** A genre is what somebody called it, and says as much about a scene, a place or a market as
   about sound.
 * **Music that has no genre here**: it gets one of the {count} all the same.
@@ -44,8 +44,7 @@ speech, noise or music of other kinds, which get a genre all the same, at times 
 
 """
 
-FMA = """\
-
+FMA = """
 ## Data and licence
 
 The audio of the [Free Music Archive](https://github.com/mdeff/fma) (Defferrard et al., ISMIR 2017) is under the

@@ -23,6 +23,7 @@ from fma import DataError, progress_bar, run_command
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
 FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
+WHOLE = 0.99                    # of a window: FMA's clips last 29.98 s or 30.0 s, and were learned as they are
 SHORTEST = 1.0                  # seconds of audio without which there is no answer
 ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
 
@@ -39,7 +40,7 @@ def windows(path, seconds=WINDOW):
     path : path-like
     seconds : float
         Length of a window. The last one ends where the track does, overlapping the one before; a track that is
-        shorter is repeated until it fills one.
+        clearly shorter is repeated until it fills one.
 
     Yields
     ------
@@ -66,7 +67,7 @@ def windows(path, seconds=WINDOW):
                 elif len(y) < size:
                     if len(y) < SHORTEST * rate:
                         raise Unreadable(f"only {len(y) / rate:.2f} seconds of audio")
-                    yield 0.0, np.resize(y, size), rate
+                    yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
                 else:
                     yield done / rate, y, rate
                 done, before = done + len(y), y

@@ -87,6 +87,12 @@ def test_a_short_track_is_repeated(tmp_path):
     assert np.array_equal(y[: 12 * RATE], tone(12)[:, 0]) and np.array_equal(y[12 * RATE : 24 * RATE], y[: 12 * RATE])
 
 
+def test_a_clip_of_nearly_a_window_stays_as_it_is(tmp_path):
+    soundfile.write(tmp_path / "x.wav", tone(29.98), RATE, subtype="FLOAT")
+    [(start, y, _)] = predict.windows(tmp_path / "x.wav")
+    assert start == 0 and np.array_equal(y, tone(29.98)[:, 0])
+
+
 def test_channels_are_averaged(tmp_path):
     both = tone(31, channels=2) * np.float32([1, 0])
     soundfile.write(tmp_path / "x.wav", both, RATE, subtype="FLOAT")
@@ -346,7 +352,7 @@ def test_shipped_network_on_fmas_own_clips_is_fed_as_in_training():
         row = dataset.tracks.index.get_loc(int(file.stem))
         expected = classifier.probabilities(dataset.raw([row]).numpy())[0]
         [found] = predict.classify([file])
-        np.testing.assert_allclose(list(found["probabilities"].values()), expected, atol=0.02)
+        np.testing.assert_allclose(list(found["probabilities"].values()), expected, atol=0.03)        # uint8
 
 
 @pytest.mark.parametrize("ending, content", [(".json", b"{}"), (".json", b"\xff"), (".safetensors", b"xx")])
