@@ -22,10 +22,10 @@ from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from runs import load_config, load_probabilities
 from tables import read_result, results_table, save_result
 
-FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "fusion_scratch_statistics", "baseline_SVC_mel128+mfcc_3s")
+FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
-    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish_statistics", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
 }
 
 

@@ -61,10 +61,9 @@ RECIPE = {"epochs": 24, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "one
 STRONG = "statistics_resnet"
 EXPERIMENTS[STRONG] = {"feature": "mel128", "model": "StatisticsResNet", "args": {"width": 16}, "training": RECIPE}
 EXPERIMENTS[f"{STRONG}_cqt"] = EXPERIMENTS[STRONG] | {"feature": "cqt", "training": RECIPE | {"low_pass": 0.0}}
-EXPERIMENTS["fusion_scratch"] = {"feature": ("mel128", "mfcc_3s"), "model": "Fusion", "training": RECIPE}
 for name, features in (("scratch", ("mel128", "mfcc_3s")), ("vggish", ("mel128", "mfcc_3s", "vggish"))):
-    EXPERIMENTS[f"fusion_{name}_statistics"] = {"feature": features, "model": "Fusion", "args": {"width": 0},
-                                                "training": RECIPE}      # statistics alone, no ResNet
+    EXPERIMENTS[f"fusion_{name}"] = {"feature": features, "model": "Fusion", "args": {"width": 0},
+                                     "training": RECIPE}        # statistics alone, no ResNet
 EXPERIMENTS["fusion_cqt_mel_mfcc"] = {"feature": ("cqt", "mel_stft", "mfcc"), "model": "Fusion",
                                       "training": RECIPE | {"low_pass": 0.0}}       # which is made for mel128
 EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training": RECIPE | {"epochs": 40, "mixup": 1.0}}
