@@ -50,7 +50,7 @@ def open_feature(features_dir, name, n_tracks):
     remedy = f"delete {path.with_suffix('.*')} and run features.py again"
     if not path.is_file():
         have = sorted(p.stem for p in path.parent.glob("*.npy"))
-        raise DataError(f"{path} not found: make it with features.py if that offers {name} "
+        raise DataError(f"{path} not found: run features.py --features {name}, if that can make it "
                         f"(there are: {some(have, 9) or 'none'})")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
