@@ -82,8 +82,15 @@ INGREDIENTS = {
     "no_average": {"training": {"average": 0.0}},
     "mixup": {"training": {"mixup": 0.3}},
 }
-CHANGES |= INGREDIENTS
+# What the original names as further work, on a network of its own: chunks of five seconds, and shifts of pitch.
+FURTHER = {
+    "chunks": {"training": {"chunk": 107}},
+    "shift_bins": {"training": {"shift_bins": 2}},              # of the CQT: semitones
+    "pitch_copies": {"training": {"pitch_copies": True}},       # features.py --pitch-shift -2 -1 1 2
+}
+CHANGES |= INGREDIENTS | FURTHER
 ABLATED[STRONG] = list(INGREDIENTS)
+ABLATED["cqt_square"] = [*ABLATED["cqt_square"], *FURTHER]
 
 
 def with_change(name, change):
