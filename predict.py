@@ -176,7 +176,7 @@ def classify(paths, classifier=None, workers=None, progress=False):
         for path in progress_bar(paths, unit="file", show=progress):
             yield answer(path, *clip_features(path, *wanted), classifier)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
         jobs, ahead = deque(), iter(paths)                  # a few files ahead, so that memory does not grow
         for path in progress_bar(paths, unit="file", show=progress):
             while len(jobs) < 4 * workers and (other := next(ahead, None)) is not None:
@@ -186,6 +186,15 @@ def classify(paths, classifier=None, workers=None, progress=False):
             except BrokenProcessPool:                       # one file brought a process down: find out which, alone
                 found = _alone(path, wanted)
             yield answer(path, *found, classifier)
+
+
+def _one_thread():
+    """Keep a process to one thread of linear algebra: the processes share the cores."""
+    import librosa  # noqa: F401 - only what is loaded can be limited
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
 
 
 def _submit(pool, path, wanted):
