@@ -3,8 +3,8 @@
     python ensembles.py ensemble_scratch --data-dir data/fma_small --repeats 3
 
 The members are trained first, by experiments.py and baselines.py; what they said is read from their runs. Seed k of an
-ensemble is made of seed k of each network, and of the classifiers, which draw no random numbers. Members were chosen
-by kind, before their test was read: what is best of each kind on validation. Their weights are fitted on validation
+ensemble is made of seed k of each network, and of the classifiers, which draw no random numbers. Members are one of
+each kind, by validation; their test accuracies were known when they were listed. Weights are fitted on validation
 too, so an ensemble's accuracy there flatters it.
 """
 
@@ -131,7 +131,7 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
         weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
         right = {s: float((d["probabilities"].argmax(1) == d["labels"]).mean()) for s, d in said.items()}
         seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": round(right["validation"], 6),
-                      "test": round(right["test"], 6), "test_max": None, "seconds": 0.0})
+                      "test": round(right["test"], 6), "test_max": None, "seconds": None})
         tests.append(said["test"])
     config = load_config(_seed_of(folders[0], 0))
     features = sorted({f for folder in folders for f in load_config(_seed_of(folder, 0))["feature"].split("+")})

@@ -43,7 +43,7 @@ def results_table(results, seconds=False):
              None if r["parameters"] is None else f"{r['parameters']:,}",
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
              format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
-             *([_seconds(np.mean([s["seconds"] for s in r["seeds"]]))] * seconds)] for r in results]
+             *([_seconds(r["seeds"])] * seconds)] for r in results]
     if not any(r["parameters"] for r in results):                               # baselines have none
         place = columns.index("parameters")
         rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
@@ -84,7 +84,10 @@ def _feature(config):
     return config["feature"] if columns is None else f"{config['feature']} ({columns})"
 
 
-def _seconds(seconds):
+def _seconds(seeds):
+    if seeds[0]["seconds"] is None:                             # an ensemble's members were trained elsewhere
+        return None
+    seconds = np.mean([seed["seconds"] for seed in seeds])
     return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
 
 

@@ -89,6 +89,8 @@ def test_a_table_of_fma_shows_it_beside_others(trained, three):
     data, folder = trained
     result = ensembles.run_ensemble("three", data, 2, runs_dir=folder / "runs", results_dir=folder / "results")
     table = tables.results_table([result | {"dataset": "fma_small", "experiment": "ensemble_three"}])
+    timed = tables.results_table([result], seconds=True).splitlines()[2].split("|")
+    assert timed[-2].strip() == "–"                         # nothing was trained: no time is made up
     assert "| ensemble_three |" in table and "weights of ensembles fitted on validation" in table
 
 
