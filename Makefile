@@ -4,9 +4,9 @@ RUN := .venv/bin/python
 DATA_DIR ?=
 DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test data features notebooks reproduce badges bench lint
+.PHONY: demo test nightly soak data features notebooks reproduce badges bench lint
 
-.venv/.installed: requirements.txt requirements-dev.txt constraints.txt
+.venv/.installed: requirements.txt requirements-dev.txt requirements-cluster.txt constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@
@@ -18,6 +18,21 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(RUN) -m pytest
+
+# The same tests with the oldest versions that requirements*.txt admit, each range's lower bound. torch's is a CUDA
+# build of gigabytes, unless pip is told of torch's CPU index (pip config, or PIP_EXTRA_INDEX_URL; pytorch.org has it).
+nightly:
+	$(PYTHON) -m venv .venv-lowest
+	sed -n 's/^\([a-zA-Z-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements*.txt > .venv-lowest/constraints-lowest.txt
+	echo 'pyparsing<3.3' >> .venv-lowest/constraints-lowest.txt     # of matplotlib 3.10.0's time: newer ones warn of it
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
+		-c .venv-lowest/constraints-lowest.txt
+	.venv-lowest/bin/python -m pytest
+
+soak: .venv/.installed
+	$(RUN) soak/fuzz_audio.py
+	$(RUN) soak/fuzz_readers.py
+	$(RUN) soak/faults.py
 
 data: .venv/.installed
 	./download_data.sh small "$(or $(DATA_DIR),data)"
@@ -35,8 +50,7 @@ reproduce: .venv/.installed
 	$(RUN) reproduce.py $(DATA)
 
 bench: .venv/.installed
-	$(RUN) benchmarks/extraction.py $(DATA)
-	$(RUN) benchmarks/training.py
+	$(RUN) benchmarks/table.py $(DATA)
 
 lint: .venv/.installed
 	$(RUN) -m ruff check .

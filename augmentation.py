@@ -206,7 +206,7 @@ def mask(x, most, dim, generator, fill=0.0, count=2):
         width = random_integers(0, min(most, size), len(x), generator, x.device)
         start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
         hidden |= (places >= start[:, None]) & (places < (start + width)[:, None])
-    return torch.where(hidden.unsqueeze(3 - dim), torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
+    return torch.where(hidden.unsqueeze(3 - dim), fill, x)
 
 
 def mixup(parts, targets, alpha, generator):

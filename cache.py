@@ -3,6 +3,7 @@
     features/.partial/plan.json         the arrays to compute, with all that their JSON will say
     features/.partial/progress.csv      the journal: a line for each clip whose rows are written
     features/.partial/<name>.npy        the arrays, whole in size, zero where nothing is written yet
+    features/.partial/shared            is there if several machines write them (cluster.py)
 """
 
 import importlib.metadata
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from datasets import STATUSES
+from datasets import STATUSES, load_index
 from fma import DataError
 from pitch_copies import SEMITONES, copy_name
 from track_statistics import STATISTICS
@@ -28,8 +29,13 @@ ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
 }
 
 
-def describe(name, n_tracks):
-    """What ``<name>.json`` says of an array: its layout, unit, every parameter, and library versions."""
+def describe(name, n_tracks, device=None):
+    """What ``<name>.json`` says of an array: its layout, unit, every parameter, and library versions.
+
+    Values that torch_transforms.py computes on a `device` are those of transforms.py up to rounding: said, too, so that
+    a run does not begin on one and end on the other. A finished cache is as good as another.
+    """
+    libraries = ("librosa", "numpy", "scipy", "soundfile", "soxr", *["torch"] * (device is not None))
     given = {k: v for k, v in ARRAYS[name].items() if k not in ("bins", "axis", "frames_kept")}
     return {
         "feature": name,
@@ -41,22 +47,49 @@ def describe(name, n_tracks):
         **given,
         "rows": "features/index.csv",
         "value": "stored * scale + offset",
-        "versions": {lib: importlib.metadata.version(lib)
-                     for lib in ("librosa", "numpy", "scipy", "soundfile", "soxr")},
+        **({} if device is None else {"computed_by": f"torch_transforms.py on {device.type}"}),
+        "versions": {lib: importlib.metadata.version(lib) for lib in libraries},
     }
 
 
+class InUse(DataError):
+    """Another process fills the cache."""
+
+
 @contextmanager
-def lock(folder):
-    """Keep a second process from filling the same cache; the lock ends with the process that holds it."""
+def lock(folder, name="lock", shared=False, wait=False):
+    """Keep a second process from filling the same cache; the lock ends with the process that holds it.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    name : str
+        Of the file that is locked; it is opened for reading and writing, and given to the block.
+    shared : bool
+        Keep out only those that want it for themselves.
+    wait : bool
+        Wait until it is free, where else `InUse` is raised.
+    """
     import fcntl
 
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"{folder} is being filled by another process: wait for it, or stop it") from error
-        yield
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / name, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise InUse(f"{folder} is being filled by another process: wait for it, or stop it") from error
+            except OSError as error:
+                raise DataError(f"{folder} cannot be locked ({error.strerror}): its file system must be mounted with "
+                                "locks, or name another folder with --features-dir") from error
+            try:
+                there = os.path.samestat(os.fstat(file.fileno()), os.stat(folder / name))
+            except FileNotFoundError:
+                there = False
+            if there:           # else who had it has cleared up meanwhile, and this file is no longer in the folder
+                yield file
+                return
 
 
 def _write(path, text):
@@ -92,6 +125,16 @@ def find_present(features_dir, names, n_tracks):
     return found
 
 
+def find_known(features_dir, names, ids):
+    """The index of a cache, None if it has none; and whether all the features are there."""
+    if not (features_dir / "index.csv").is_file():
+        return None, False
+    known = load_index(features_dir)
+    if not np.array_equal(known["track_id"], ids):
+        raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
+    return known, len(find_present(features_dir, names, len(ids))) == len(names)
+
+
 def _allocate(path, info):
     """Make an array of zeros on disk, its space taken where the system can: a full disk is met here."""
     np.lib.format.open_memmap(path, "w+", info["dtype"], tuple(info["shape"]))
@@ -100,22 +143,27 @@ def _allocate(path, info):
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def make_plan(features_dir, names, ids):
+def make_plan(features_dir, names, ids, device=None):
     """The arrays to compute, allocated on disk: a new plan, or that of the run that was cut off."""
     partial = features_dir / ".partial"
     plan_file = partial / "plan.json"
     wanted = {"names": list(names), "ids": [len(ids), int(np.sum(ids)), int(ids[0]), int(ids[-1])]}
     if plan_file.is_file():
         plan = _read_json(plan_file, partial)
-        if {k: plan[k] for k in wanted} != wanted or any(
-            info != describe(name, len(ids)) for name, info in plan["infos"].items()
-        ):
-            raise DataError(f"{partial} holds an unfinished run for {', '.join(plan['names'])} on {plan['ids'][0]} "
-                            "tracks, with other settings or versions: finish that one or delete the folder")
+        try:
+            same = {k: plan[k] for k in wanted} == wanted and all(
+                info == describe(name, len(ids), device) for name, info in plan["infos"].items())
+            what = f"{', '.join(plan['names'])} on {plan['ids'][0]} tracks"
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(f"{plan_file} is damaged: delete {partial} and run the same command again") from error
+        if not same:
+            raise DataError(f"{partial} holds an unfinished run for {what}, with other settings, versions or --device: "
+                            "finish that one or delete the folder")
         return plan["infos"]
-    (partial / "progress.csv").unlink(missing_ok=True)      # of a run that was killed while it cleared up
+    for journal in partial.glob("progress*.csv"):           # of a run that was killed while it cleared up
+        journal.unlink()
     present = find_present(features_dir, names, len(ids))
-    infos = {name: describe(name, len(ids)) for name in names if name not in present}
+    infos = {name: describe(name, len(ids), device) for name in names if name not in present}
     try:
         for name, info in infos.items():
             _allocate(partial / f"{name}.npy", info)
@@ -128,19 +176,47 @@ def make_plan(features_dir, names, ids):
     return infos
 
 
-def read_journal(progress_file, n_tracks):
-    """Status of each clip that an earlier run finished, from its journal; a torn last line does not count."""
+def read_journal(progress_file, n_tracks, mend=True):
+    """Status of each clip that an earlier run finished, from its journal; a torn last line does not count.
+
+    It is cut off, so that the next line begins anew; not to `mend` is for the journal of a process that may be writing.
+    """
     done = {}
     if progress_file.is_file():
         text = progress_file.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+        if whole != text and mend:
             _write(progress_file, whole)
         for line in whole.splitlines():
             row, _, status = line.partition(",")
-            if row.isdecimal() and int(row) < n_tracks and status in STATUSES:     # else its clip is done again
+            if row.isdecimal() and len(row) < 12 and int(row) < n_tracks and status in STATUSES:    # else it is redone
                 done[int(row)] = status
     return done
+
+
+def read_status(partial, known, infos, n_tracks, own=None):
+    """Status of each clip that is done, from the journals of all that were at it, and from an index known before.
+
+    Journals but one's `own` may be being written.
+    """
+    if not infos:
+        return dict(enumerate(known["status"]))
+    status = {}
+    for journal in sorted(partial.glob("progress*.csv")):
+        status |= read_journal(journal, n_tracks, mend=own in (None, journal))
+    if known is not None:           # clips that gave nothing before are not tried again
+        status |= {row: s for row, s in enumerate(known["status"]) if s != "ok"}
+    return status
+
+
+def open_array(partial, name):
+    """Open a growing array to write rows into it.
+
+    Where machines share it, each write is on the disk before the journal says so, and is of the row's own bytes:
+    NFS would else write whole pages, and with them bring back what another machine's row had been before.
+    """
+    flags = os.O_DSYNC if (partial / "shared").exists() else 0
+    return open(partial / f"{name}.npy", "r+b", buffering=0, opener=lambda path, mode: os.open(path, mode | flags))
 
 
 def write_row(file, row, n_rows, data):
@@ -149,8 +225,16 @@ def write_row(file, row, n_rows, data):
     os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data))
 
 
+def empty_row(partial, infos, row):
+    """Write zeros into a row of every array."""
+    for name, info in infos.items():
+        size = int(np.prod(info["shape"][1:])) * np.dtype(info["dtype"]).itemsize
+        with open_array(partial, name) as file:
+            write_row(file, row, info["shape"][0], bytes(size))
+
+
 def finish(features_dir, infos, index):
-    """Give the arrays their names, the index last: with it the cache is complete."""
+    """Give the arrays their names, the index last: with it the cache is complete; and clear up."""
     for name, info in infos.items():
         partial = features_dir / ".partial" / f"{name}.npy"
         if partial.is_file():           # else an earlier run was cut off just here
@@ -158,3 +242,6 @@ def finish(features_dir, infos, index):
             os.replace(partial, features_dir / f"{name}.npy")
     if infos:
         _write(features_dir / "index.csv", index.to_csv(index=False, lineterminator="\n"))
+    for name in ("shared", "plan.json"):        # first: without them the rest is rubbish, not a run
+        (features_dir / ".partial" / name).unlink(missing_ok=True)
+    shutil.rmtree(features_dir / ".partial")

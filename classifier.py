@@ -81,25 +81,57 @@ def load_classifier(path=DEFAULT):
     Classifier
     """
     from runs import load_config, load_weights
-    from training import build
 
     path = Path(path)
     if path.is_dir():
-        config = load_config(path)
-        _require_audio_feature(path, config)
-        network = load_weights(path, build(config))
-        said = _log_probabilities(path, "validation")
-        return Classifier(network.eval(), config, fit_temperature(*said))
-    path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+        named, weights, remedy = path / "config.json", path / "model.safetensors", f"delete {path} and train again"
+    else:
+        path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+        named, weights, remedy = _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
+        if not named.is_file():
+            raise DataError(f"{path} is neither exported weights nor the folder of a run")
     try:
-        config = json.loads(_beside(path, ".json").read_text(encoding="utf-8"))
+        config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
         _require_audio_feature(path, config)
-        network, temperature = build(config), float(config["temperature"])
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is neither exported weights nor the folder of a run") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}.json is damaged: export the run again") from error
-    return Classifier(_load_tensors(_beside(path, ".safetensors"), network).eval(), config, temperature)
+        network = _rebuild(config, weights, remedy)
+        if path.is_dir():
+            temperature = fit_temperature(*_log_probabilities(path, "validation"))
+            found = Classifier(load_weights(path, network).eval(), config, temperature)
+        else:
+            found = Classifier(_load_tensors(weights, network).eval(), config, float(config["temperature"]))
+        _try_out(found)
+    except DataError:
+        raise
+    except Exception as error:      # what is damaged may be any value of the config, and be met anywhere
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{named} is damaged, or not of these weights ({reason}): {remedy}") from error
+    return found
+
+
+def _rebuild(config, weights, remedy):
+    """The network of a config, if it is no larger than the file of its weights: damaged numbers ask for terabytes."""
+    import torch
+
+    from training import build
+
+    with torch.device("meta"):                  # which allocates nothing
+        claimed = sum(tensor.nbytes for tensor in build(config).state_dict().values())
+    if not weights.is_file() or claimed > weights.stat().st_size:
+        raise DataError(f"{weights} has not the {claimed:,} bytes of the network in its .json: {remedy}")
+    return build(config)
+
+
+def _try_out(classifier):
+    """An error unless the classifier says something of what predict.py will ask it: here, of zeros."""
+    from transforms import FEATURES, N_FRAMES
+
+    feature = FEATURES[classifier.config["feature"]]
+    said = classifier.probabilities(np.zeros((1, feature["bins"], feature.get("frames_kept", N_FRAMES))))
+    named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
+    if classifier.config["scale"] not in ("db", "linear"):
+        raise ValueError(f"scale {classifier.config['scale']!r}")
+    if not named or said.shape != (1, len(classifier.genres)) or not np.isfinite(said).all():
+        raise ValueError("it gives no probability for each of its genres")
 
 
 def _beside(path, ending):

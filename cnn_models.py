@@ -61,6 +61,21 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.residual(x) + self.shortcut(x))   # (batch, n_out, bins, frames)
 
 
+class JoinedConv2d(nn.Conv2d):
+    """A convolution of several maps as if they were concatenated: the sum of one for each, with nothing copied."""
+
+    def forward(self, maps):                            # each (batch, some of the channels, bins, frames)
+        weights = self.weight.split([x.shape[1] for x in maps], dim=1)
+        first, *others = (self._conv_forward(x, weight, None) for x, weight in zip(maps, weights, strict=True))
+        return sum(others, start=first)
+
+
+def joined_block(n_in, n_out, kernel):
+    """A basic block that takes a tuple of maps, of `n_in` channels together."""
+    return nn.Sequential(JoinedConv2d(n_in, n_out, kernel, padding="same", bias=False), nn.BatchNorm2d(n_out),
+                         nn.ReLU())
+
+
 class DenseBlock(nn.Module):
     """Two basic blocks, each fed with all that came before, and a 1×1 block to compress the lot [3]_.
 
@@ -76,13 +91,13 @@ class DenseBlock(nn.Module):
         super().__init__()
         both = n_in + n_out
         self.first = conv_block(n_in, n_out, kernel)
-        self.second = conv_block(both, both, kernel)
-        self.compress = conv_block(2 * both, n_out, 1)
+        self.second = joined_block(both, both, kernel)
+        self.compress = joined_block(2 * both, n_out, 1)
 
     def forward(self, x):                               # (batch, n_in, bins, frames)
-        x = torch.cat([x, self.first(x)], dim=1)        # (batch, n_in + n_out, bins, frames)
-        x = torch.cat([x, self.second(x)], dim=1)       # (batch, 2 (n_in + n_out), bins, frames)
-        return self.compress(x)                         # (batch, n_out, bins, frames)
+        first = self.first(x)                           # (batch, n_out, bins, frames)
+        second = self.second((x, first))                # (batch, n_in + n_out, bins, frames)
+        return self.compress((x, first, second))        # (batch, n_out, bins, frames)
 
 
 BLOCKS = {"basic": conv_block, "resnet": ResidualBlock, "densenet": DenseBlock}
@@ -175,8 +190,8 @@ class FrequencyCNN(nn.Module):
         self.classify = dense_layers(values, *hidden, n_classes, dropouts=dropouts)
 
     def forward(self, x):                    # (batch, bins, frames)
-        x = self.convolve(x.unsqueeze(1))    # (batch, 32, bins, 1)
-        x = x.flatten(1)                     # (batch, 32 bins)
+        x = x.unsqueeze(3).movedim(3, 1)     # (batch, 1, bins, frames), laid out channels last as what it is joined to
+        x = self.convolve(x).flatten(1)      # (batch, 32 bins)
         return self.classify(x)              # (batch, classes)
 
 
@@ -320,7 +335,8 @@ def layer_table(model, n_bins, n_frames):
         kernel = getattr(layer, "kernel_size", None)
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         weights = sum(p.numel() for p in layer.parameters())
-        rows.append((name, type(layer).__name__, kernel, tuple(output.shape[1:]), weights))
+        kind = "Conv2d" if isinstance(layer, nn.Conv2d) else type(layer).__name__
+        rows.append((name, kind, kernel, tuple(output.shape[1:]), weights))
 
     for name, layer in model.named_modules():
         if not list(layer.children()):

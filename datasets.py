@@ -32,7 +32,8 @@ def load_index(features_dir):
         index = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a table: delete {path.parent} and run features.py again") from error
-    if list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all():
+    if (list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all()
+            or not pd.api.types.is_integer_dtype(index["track_id"])):
         raise DataError(f"{path} is not an index of track_id,status: delete {path.parent} and run features.py again")
     return index
 
@@ -56,11 +57,12 @@ def open_feature(features_dir, name, n_tracks):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         factors = [np.asarray(info[key], dtype=float) for key in ("scale", "offset")]
-        if array.dtype.kind not in "fiu" or not all(np.isfinite(factor).all() for factor in factors):
-            raise ValueError("values, scale or offset are not numbers")
+        usable = array.dtype.kind in "fiu" and array.dtype.itemsize <= 8 and array.dtype.isnative    # as torch needs
+        if not usable or not all(np.isfinite(factor).all() for factor in factors):
+            raise ValueError("values, scale or offset are not numbers that torch can use")
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} not found: {remedy}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, OSError, EOFError) as error:
+    except Exception as error:      # NumPy has a dozen kinds for a header that is not one
         raise DataError(f"{path} or its .json is damaged ({' '.join(str(error).split())}): {remedy}") from error
     if array.ndim != 3 or len(array) != n_tracks:
         raise DataError(f"{path} has shape {array.shape}, index.csv lists {n_tracks} tracks: {remedy}")
@@ -151,9 +153,13 @@ class FeatureDataset:
         """Hold the array where batches are wanted, by default if `count` of its size have room, and its scale too."""
         import torch
 
-        if hold or (hold is None and count * self.array.nbytes < _spare_memory(self.device)):
+        from devices import spare_memory
+
+        if hold or (hold is None and count * self.array.nbytes < spare_memory(self.device)):
             array = np.load(self.features_dir / f"{name}.npy", allow_pickle=False)
             self.array = torch.from_numpy(array).to(self.device)
+        else:
+            self._file = open(self.features_dir / f"{name}.npy", "rb")  # noqa: SIM115 - as long as the data set is
         self._stored = [torch.as_tensor(self.info[k], dtype=torch.float32, device=self.device).reshape(-1, 1)
                         for k in ("scale", "offset")]
 
@@ -162,6 +168,17 @@ class FeatureDataset:
         scale = f" ({self.scale})" if "power" in self.info else ""
         return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]}{scale}, {len(self.genres)} "
                 f"genres, {counts}" + (" - SYNTHETIC" if self.name == "demo" else ""))
+
+    def is_held(self):
+        """Whether the values are where batches are wanted, not on a disk."""
+        return not isinstance(self.array, np.ndarray)
+
+    def expect(self, rows):
+        """Have the system read rows that are soon asked for, if they are on a disk, while other work goes on."""
+        if not self.is_held() and hasattr(os, "posix_fadvise"):
+            size = self.array[:1].nbytes
+            for row in rows.tolist():
+                os.posix_fadvise(self._file.fileno(), self.array.offset + row * size, size, os.POSIX_FADV_WILLNEED)
 
     def raw(self, rows):
         """Values of some rows in the feature's unit, without normalisation.
@@ -172,7 +189,7 @@ class FeatureDataset:
         """
         import torch
 
-        if isinstance(self.array, np.ndarray):
+        if not self.is_held():
             rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
             x = torch.from_numpy(self.array[rows]).to(self.device)
         else:
@@ -284,6 +301,15 @@ class JointDataset:
     def std(self):
         return [part.std for part in self.parts]
 
+    def is_held(self):
+        """Whether the values of all features are where batches are wanted."""
+        return all(part.is_held() for part in self.parts)
+
+    def expect(self, rows):
+        """As `FeatureDataset.expect`."""
+        for part in self.parts:
+            part.expect(rows)
+
     def raw(self, rows):
         """Values of some rows in each feature's unit: list of Tensor, shape (len(rows), bins, frames)."""
         return [part.raw(rows) for part in self.parts]
@@ -307,13 +333,3 @@ class JointDataset:
 def open_dataset(data_dir, feature, *args, **kwargs):
     """A `FeatureDataset` of one feature, by its name, or a `JointDataset` of several, by a list of names."""
     return (FeatureDataset if isinstance(feature, str) else JointDataset)(data_dir, feature, *args, **kwargs)
-
-
-def _spare_memory(device):
-    """Bytes that an array may take: half of the machine's, or 60 % of what is free on the GPU."""
-    import torch
-
-    if device.type == "cuda":
-        return 0.6 * torch.cuda.mem_get_info(device)[0]
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0.5 * total / int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +21,31 @@ def world():
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def memory_limit(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
+    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job.
+
+    Linux limits groups of processes; their limits are in files, in one place or the other by its age.
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for line in Path(groups).read_text().splitlines() if Path(groups).is_file() else ():
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        name = "memory.limit_in_bytes" if kinds else "memory.max"
+        for folder in (Path(path), *Path(path).parents):            # a group is under the limits of those around it
+            limit = Path(root, kinds, folder.relative_to("/"), name)
+            with suppress(OSError, ValueError):                     # not there, or "max"
+                found.append(int(limit.read_text()))
+    return min(found)
+
+
+def spare_memory(device):
+    """Bytes that arrays may take: half of this process's memory, or 60 % of what is free on the GPU."""
+    if device.type == "cuda":
+        return 0.6 * torch.cuda.mem_get_info(device)[0]
+    return 0.5 * memory_limit() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def keep_memory():
     """Have glibc keep what a step frees for the next step, instead of giving it back to Linux page by page.
 
@@ -30,6 +55,30 @@ def keep_memory():
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors too come from the heap,
         libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap is not cut back
+
+
+@contextmanager
+def process_group(device):
+    """Connect the processes that torchrun started, for as long as the context lasts; one alone needs no group.
+
+    Raises
+    ------
+    DataError
+        In the processes that are left, if another one dies.
+    """
+    if world()[1] == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()                  # one that leaves while another still talks to it is aborted
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise DataError(f"process {world()[0]} of {world()[1]} lost the others, one of which has died (out of "
+                            "memory, or killed): the same command goes on after the last finished epoch") from error
+        raise
+    dist.destroy_process_group()
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -96,7 +145,7 @@ def choose_device(name=None):
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:     # the latter from a torch without CUDA
+    except (RuntimeError, AssertionError, AttributeError) as error:     # the last two from a torch without CUDA
         raise DataError(f"device {name!r} cannot be used: choose cpu, or cuda or mps where there is one") from error
     return device
 

@@ -78,7 +78,10 @@ def download(url, part):
                 add = progress(os.path.basename(url), total, have)
                 with open(part, "ab" if have else "wb") as file:
                     for chunk in iter(lambda: reply.read1(2**20), b""):
-                        file.write(chunk)
+                        try:
+                            file.write(chunk)
+                        except OSError as error:    # no matter of the network: trying again is of no use
+                            stop(f"{part} cannot be written ({error.strerror}): make room, the same command goes on")
                         add(len(chunk))
             if total in (None, size(part)):
                 return

@@ -7,6 +7,8 @@ The interval beside a figure says how far it would move with other artists (see 
 standard deviation over seeds is another matter: how far it moves when the same network is trained again.
 """
 
+import re
+
 import numpy as np
 
 from significance import artist_flips, bootstrap_interval, holm
@@ -337,6 +339,16 @@ def format_interval(interval):
     return f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
 
 
+def plain_cell(value):
+    """What a cell shows, as text: names of genres and folders may hold what Markdown or HTML would act upon.
+
+    >>> plain_cell("Rock | <b>Roll</b>"), plain_cell("< 0.001")
+    ('Rock \\\\| &lt;b>Roll&lt;/b>', '< 0.001')
+    """
+    text = re.sub(r"([|\[])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+
+
 def format_table(rows, columns):
     """A Markdown table whose columns line up in a terminal too; columns of figures are set to the right.
 
@@ -361,8 +373,7 @@ def format_table(rows, columns):
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns: {list(row)}")
-    cells = [["–" if cell is None else str(cell).replace("|", r"\|") for cell in row]
-             for row in [columns, *rows]]
+    cells = [["–" if cell is None else plain_cell(cell) for cell in row] for row in [columns, *rows]]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     figures = [bool(rows) and all(cell == "–" or cell.lstrip("*+-−–<> ")[:1].isdigit() for cell in column[1:])
                for column in zip(*cells, strict=True)]

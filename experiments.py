@@ -53,8 +53,12 @@ def summarise_runs(name, runs):
         accuracy and ``test_max`` where it was watched; over seeds what `evaluation.summarise` gives.
     """
     tests, config = [load_probabilities(run) for run in runs], load_config(runs[0])
+    configs = [load_config(run) for run in runs]
     if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
         raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
+    data = [each["data"] for each in configs if each.get("data")]       # runs from before it was noted have none
+    if any(each != data[0] for each in data):
+        raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
     seeds = []
     for run, test in zip(runs, tests, strict=True):
         history = load_history(run)
@@ -72,7 +76,8 @@ def summarise_runs(name, runs):
     return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
             "parameters": count_parameters(model["class"], model["args"]),
             "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"]}
+            "device": config["device"], "versions": config["versions"], "data": data[0] if data else None,
+            "commit": ", ".join(sorted({each["commit"] for each in configs if each.get("commit")})) or None}
 
 
 def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, **where):

@@ -1,6 +1,7 @@
 """The feature cache: every clip of a collection, as arrays that a network can be trained on.
 
     python features.py --data-dir data/demo
+    python features.py --device cuda                            # processes decode, a GPU computes: equal up to rounding
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
@@ -12,141 +13,25 @@ any moment, the same command goes on where it stopped and ends in the same bytes
 import argparse
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cache import find_present, finish, lock, make_plan, read_journal, write_row
-from datasets import STATUSES, load_index
+from cache import InUse, empty_row, find_known, finish, lock, make_plan, read_status
+from clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
+from cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
+from datasets import STATUSES
 from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
 from pitch_copies import SEMITONES, copy_name
-from track_statistics import track_statistics
-from transforms import (
-    FEATURES,
-    HOP_LENGTH,
-    N_FRAMES,
-    SAMPLE_RATE,
-    SILENCE,
-    STUDY_FEATURES,
-    Undecodable,
-    extract,
-    read_audio,
-)
+from pool import in_processes
+from transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
 
-BATCH = 512     # clips handed to the processes at a time: memory does not grow with the collection
-
-
-# ---------------------------------------------------------------- one clip
-
-
-def clip_features(path, names=STUDY_FEATURES):
-    """Status of a clip, and its features if the status is ok.
-
-    Parameters
-    ----------
-    path : path-like
-    names : sequence of str
-        Keys of `cache.ARRAYS`.
-
-    Returns
-    -------
-    status : {"ok", "short", "silent", "undecodable", "missing"}
-    features : dict of str to ndarray, shape (bins, frames)
-        Cut to `N_FRAMES`, in the units of `cache.ARRAYS`; statistics have one frame.
-    """
-    if not os.path.isfile(path):
-        return "missing", {}
-    try:
-        y, sample_rate = read_audio(path)
-    except Undecodable:
-        return "undecodable", {}
-    if len(y) * SAMPLE_RATE / sample_rate < (N_FRAMES - 1) * HOP_LENGTH:
-        return "short", {}
-    if np.abs(y).max() < SILENCE:
-        return "silent", {}
-    return "ok", {name: x[:, :N_FRAMES] for name, x in compute(y, sample_rate, names).items()}
-
-
-def compute(y, sample_rate, names):
-    """The arrays of one clip: features, its statistics as a single frame, and features of the clip shifted in pitch.
-
-    Parameters
-    ----------
-    y : ndarray, shape (samples,), float32
-        Mono waveform.
-    sample_rate : int
-        In Hz.
-    names : sequence of str
-        Keys of `cache.ARRAYS`.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (bins, frames)
-        All frames there are. A copy has as many as its feature: the shift is one of pitch, not of time.
-
-    Examples
-    --------
-    >>> a4 = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
-    >>> {name: int(x[:, 10].argmax()) for name, x in compute(a4, 22050, ["cqt", "cqt_pitch-2"]).items()}
-    {'cqt': 45, 'cqt_pitch-2': 43}
-    """
-    found = extract(y, sample_rate, [name for name in names if name in FEATURES])
-    if "statistics" in names:
-        found["statistics"] = track_statistics(y, sample_rate)[:, None]
-    for semitones in SEMITONES:
-        if wanted := [name for name in FEATURES if copy_name(name, semitones) in names]:
-            import librosa
-
-            shifted = librosa.effects.pitch_shift(y, sr=sample_rate, n_steps=semitones)
-            shifted *= np.sqrt(np.square(y).mean() / max(np.square(shifted).mean(), 1e-20))     # loses 3 dB or so
-            found |= {copy_name(name, semitones): x for name, x in extract(shifted, sample_rate, wanted).items()}
-    return found
-
-
-_worker = {}    # what a worker process keeps between clips: paths, arrays, scale and offset, names
-
-
-def _start_worker(*setup):
-    """Open the arrays, and keep to one thread: the processes share the cores."""
-    from threadpoolctl import threadpool_limits
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker["limits"] = threadpool_limits(1)
-    _open_worker(*setup)
-
-
-def _end_with_parent():
-    """A killed parent cannot stop its workers: they would wait for clips for ever."""
-    parent_process().join()
-    os._exit(1)
-
-
-def _open_worker(data_dir, subset, ids, training, partial, infos):
-    files = {name: open(partial / f"{name}.npy", "r+b", buffering=0) for name in infos}
-    for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
-    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos,
-                   names=lambda row: tuple(infos) if training[row] else for_all)
-
-
-def _process(row):
-    """Compute one clip and write its rows; return its status."""
-    status, values = clip_features(_worker["path"](row), _worker["names"](row))
-    for name, x in values.items():
-        info = _worker["infos"][name]
-        x = (x - info["offset"]) / info["scale"] if (info["scale"], info["offset"]) != (1.0, 0.0) else x
-        x = np.round(x) if info["dtype"] == "uint8" else x
-        write_row(_worker["files"][name], row, info["shape"][0], x.astype(info["dtype"]).tobytes())
-    return row, status
+LIMIT = 60      # seconds that a clip may take, or 10 for each array if these are more: a clip of 30 s takes 0.1 or so
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -157,31 +42,54 @@ def cpu_count():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _results(rows, workers, setup):
-    """Process the rows, in this process or several, and yield (row, status) as they are finished."""
-    if workers == 1:
+def _compile(names):
+    """numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
+    other's files, and what loads them crashes. So it is done before there are workers."""
+    compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE, names)
+
+
+def _results(rows, workers, setup, work=process_row, client=None):
+    """Process the rows, in so many processes that may die of one, or (0) in this, or on a client's Dask workers; yield
+    (row, status) in any order."""
+    if not workers and not client:
         from threadpoolctl import threadpool_limits
 
-        _open_worker(*setup)
+        open_worker(*setup)
         with threadpool_limits(1):
-            yield from map(_process, rows)
+            yield from map(work, rows)
         return
-    # numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
-    # other's files, and what loads them crashes. So it is done here, before there are workers.
-    compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE,
-            (*STUDY_FEATURES, *setup[-1]))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, setup) as pool:
-        try:
-            for start in range(0, len(rows), BATCH):
-                yield from pool.map(_process, rows[start : start + BATCH], chunksize=4)
-        except BrokenProcessPool as error:
-            raise DataError("a worker process died (out of memory?): run the same command again, it goes on; "
-                            "with --workers 1 the progress bar stops at the clip that does it") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    data_dir, subset, ids, _, partial, infos = setup
+    limit = max(LIMIT, 10 * len(infos))
+    if client:
+        compile_for_all(partial, lambda: _compile(tuple(infos)))
+        versions = next(iter(infos.values()))["versions"]
+        done = on_workers(client, rows, work, limit, start_worker, setup, versions,
+                          [Path(data_dir) / f"fma_{subset}", partial])
+    else:
+        if workers > 1:
+            _compile(tuple(infos))
+        done = in_processes(rows, work, workers, limit, start_worker, setup)
+    for row, found, reason in done:
+        if reason:
+            empty_row(partial, infos, row)          # it may have died while it wrote
+            say(f"{audio_path(data_dir, ids[row], subset)} is undecodable: it {reason}, twice")
+        yield found or (row, "undecodable")
 
 
-def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True):
+def _results_on(device, rows, workers, setup):
+    """The same on a GPU: processes decode, and this one computes what they send, a batch at a time."""
+    from torch_transforms import extract_stream
+
+    open_worker(*setup)
+    for row, found in extract_stream(_results(rows, workers, setup, decode_row), device, setup[-1]):
+        if not isinstance(found, str):
+            write_values(row, {name: x[:, :N_FRAMES] for name, x in found.items()})
+            found = "ok"
+        yield row, found
+
+
+def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True,
+               device=None, scheduler=None, shard=None):
     """Compute features of every clip of a collection; what the cache has already is kept.
 
     Parameters
@@ -194,26 +102,33 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
     workers : int, optional
-        Processes; one per core by default.
+        Processes; one per core by default. 1 is this process, which a clip that crashes it takes along.
     progress : bool
         Show a progress bar.
+    device : torch.device, optional
+        Where torch_transforms.py computes what the processes decode; by default they compute it themselves.
+    scheduler : str, optional
+        Address of a Dask scheduler, whose workers compute it in place of processes.
+    shard : (int, int), optional
+        Which part of how many to compute: (1, 4) is every fourth clip. Whoever ends last gives the arrays their names.
 
     Returns
     -------
     index : DataFrame with columns track_id and status
+        None if clips are left to other shards.
 
     Raises
     ------
     DataError
         If there is no audio, the cache is of other tracks or parameters, in use, or the disk is full.
     """
+    if device is not None and (others := [name for name in names if name not in STUDY_FEATURES]):
+        raise DataError(f"{', '.join(others)}: not made on a GPU, run a second time without --device for these")
     tracks = load_tracks(data_dir, subset)
     ids, training = tracks.index.to_numpy(), (tracks["split"] == "training").to_numpy()
     features_dir = Path(features_dir or Path(data_dir) / "features")
-    known = load_index(features_dir) if (features_dir / "index.csv").is_file() else None
-    if known is not None and not np.array_equal(known["track_id"], ids):
-        raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
-    if known is not None and len(find_present(features_dir, names, len(ids))) == len(names):
+    known, complete = find_known(features_dir, names, ids)
+    if complete:
         return known                # a finished cache is only read: neither audio nor a folder to write in is needed
     audio = Path(data_dir) / f"fma_{subset}"
     if not audio.is_dir() or not len(ids):
@@ -223,31 +138,54 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
-    with lock(partial):
-        infos = make_plan(features_dir, names, ids)
-        if not infos and known is None:
-            raise DataError(f"{features_dir}/index.csv is missing: delete {features_dir} and run again")
-        journal = partial / "progress.csv"
-        status = read_journal(journal, len(ids)) if infos else dict(enumerate(known["status"]))
-        if known is not None:       # clips that gave nothing before are not tried again
-            status |= {row: s for row, s in enumerate(known["status"]) if s != "ok"}
-        todo = [row for row in range(len(ids)) if row not in status]
-        _compute(todo, status, known, journal, workers, progress, (data_dir, subset, ids, training, partial, infos))
-        index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
-        finish(features_dir, infos, index)
-        (partial / "plan.json").unlink(missing_ok=True)     # first: without it the rest is rubbish, not a run
-        shutil.rmtree(partial)
+    run = names, (Path(data_dir).absolute(), subset, ids, training, partial.absolute()), workers, progress, device
+    if shard:
+        with hold_shard(partial, shard):
+            _fill(*run, shard=shard)
+    try:
+        with connect(scheduler) as client, lock(partial):
+            return _fill(*run, client=client, join=bool(shard))
+    except InUse:
+        if shard:
+            return None             # the last shard to end will come to the end of this
+        raise
+
+
+def _fill(names, setup, workers, progress, device, client=None, shard=None, join=False):
+    """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
+    ids, partial = setup[2], setup[4]
+    known, complete = find_known(partial.parent, names, ids)        # another process may just have ended
+    if complete:
+        if not shard and not (partial / "plan.json").exists():
+            shutil.rmtree(partial)
+        return known
+    plan, rows, journal = bind(make_plan, partial.parent, names, ids, device), range(len(ids)), "progress.csv"
+    if shard:
+        rows, journal = rows[shard[0] - 1 :: shard[1]], "progress-{}of{}.csv".format(*shard)
+    infos = plan_shard(partial, shard, plan, bind(_compile, names)) if shard else plan()
+    if not infos and known is None:
+        raise DataError(f"{partial.parent}/index.csv is missing: delete {partial.parent} and run again")
+    if client:
+        (partial / "shared").write_text("any")
+    status = read_status(partial, known, infos, len(ids), partial / journal if shard else None)
+    todo = [] if join else [row for row in rows if row not in status]
+    _compute(todo, status, known, partial / journal, workers, progress, (*setup, infos), device, client)
+    if shard or len(status) < len(ids):
+        return None
+    index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
+    finish(partial.parent, infos, index)
     return index
 
 
-def _compute(todo, status, known, journal, workers, progress, setup):
+def _compute(todo, status, known, journal, workers, progress, setup, device, client):
     """Process the clips that are left, and note each in the journal when its rows are written."""
     if not todo:
         return
-    workers = min(workers or cpu_count(), -(-len(todo) // 8))    # a process takes seconds to start
+    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # others take seconds to start
     bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
-        for row, found in _results(todo, workers, setup):
+        for row, found in (_results_on(device, todo, workers, setup) if device else
+                           _results(todo, workers, setup, client=client)):
             if known is not None and found != known["status"][row]:
                 raise DataError(f"track {setup[2][row]} is {found}, but index.csv says {known['status'][row]}: "
                                 "the cache was made from other audio, pass --features-dir")
@@ -269,7 +207,16 @@ def main(argv=None):
                              "training.py --pitch-copies true: -12 to 12, say -2 -1 1 2")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="where the cache goes (default: features in the data folder)")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core); 1: none but this one, which "
+                                                    "a clip that crashes its decoder would end")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
+                        help="what computes the features: cuda is a GPU, which processes then decode for; all but "
+                             "mel128, statistics and shifted copies (default: %(default)s)")
+    parser.add_argument("--scheduler", metavar="TCP://HOST:PORT",
+                        help="a Dask scheduler whose workers compute them, on machines that see the data folder: "
+                             "docs/scale.md says how")
+    parser.add_argument("--shard", metavar="I/N",
+                        help="compute every Nth clip: one process for 1/N, another for 2/N, ..., on such machines")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error("--workers must be at least 1")
@@ -277,12 +224,25 @@ def main(argv=None):
         parser.error("--pitch-shift names a shift twice")
     if args.pitch_shift and args.statistics and not args.features:
         parser.error("--pitch-shift makes copies of features, not of statistics: name the features with --features")
+    if args.scheduler and (args.shard or args.device != "cpu" or args.workers):
+        parser.error("--scheduler goes without --shard, --device and --workers: its workers compute on their cores")
+    shard = parse_shard(args.shard) if args.shard else None
+    device = None
+    if args.device != "cpu":
+        from devices import choose_device
+
+        device = choose_device("cuda:0")        # plain "cuda" is for the processes of torchrun
     data_dir, start = find_data(args.data_dir), time.perf_counter()
     wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
     names = [name for name in FEATURES if name in wanted]
     copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
     names += ["statistics"] * args.statistics + copies
-    index = fill_cache(data_dir, names, args.subset, args.features_dir, args.workers)
+    index = fill_cache(data_dir, names, args.subset, args.features_dir, args.workers, device=device,
+                       scheduler=args.scheduler, shard=shard)
+    if index is None:
+        print(f"{args.features_dir or data_dir / 'features'}: shard {args.shard} is done, others are not; the last one "
+              "to end gives the arrays their names, or features.py without --shard")
+        return
     counts = Counter(index["status"])
     print(f"{args.features_dir or data_dir / 'features'}: {len(index)} tracks, "
           + ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts[s]) + f" ({time.perf_counter() - start:.1f} s)")
@@ -298,4 +258,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    import features  # by its name: what Dask's workers are given is looked up there
+
+    sys.exit(run_command(features.main))

@@ -11,6 +11,8 @@ A data folder is laid out as FMA ships it; any collection in that layout works:
 
 import argparse
 import csv
+import errno
+import hashlib
 import html
 import json
 import os
@@ -41,16 +43,29 @@ COLUMNS = {
 }
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+              errno.EEXIST)
+
+
 class DataError(Exception):
     """Something a user can mend: one line that names the file and the remedy."""
 
 
 def run_command(main):
-    """Run a command's main function; a `DataError` ends it with one line and exit status 2."""
+    """Run a command's main function; a `DataError`, or a full or read-only disk, ends it with one line and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")        # a terminal without UTF-8 gets ? for a dash, and no traceback
     try:
         return main() or 0
     except DataError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {error.filename or 'a file'} cannot be used ({error.strerror}): make room or "
+              "mend its permissions, or name another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
@@ -185,6 +200,8 @@ def load_genres(data_dir):
         genres = pd.read_csv(path).set_index("genre_id")[columns]
     except (KeyError, ValueError) as error:     # pandas' own are ValueErrors
         raise DataError(f"{path} is not a table of genre_id, {', '.join(columns)}: delete it or fetch FMA's") from error
+    if genres.index.has_duplicates:
+        raise DataError(f"{path} names genre {genres.index[genres.index.duplicated()][0]} twice: remove one row")
     return genres
 
 
@@ -258,6 +275,30 @@ def some(items, most=5):
     return ", ".join(map(str, items[:most])) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
+def same_files(paths):
+    """Groups of files that are alike byte for byte; only those of one size with one middle are read whole."""
+    def middle(path):
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(size // 2)
+            return size, file.read(4096)
+
+    def whole(path):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    groups = [[path for path in paths if path.stat().st_size]]
+    for key in (middle, whole):
+        finer = []
+        for group in groups:
+            alike = {}
+            for path in group:
+                alike.setdefault(key(path), []).append(path)
+            finer += [found for found in alike.values() if len(found) > 1]
+        groups = finer
+    return groups
+
+
 def audit(data_dir, subset="small"):
     """Say what is wrong with a data folder.
 
@@ -269,7 +310,7 @@ def audit(data_dir, subset="small"):
     Returns
     -------
     problems : list of str
-        One line each, empty if there is none: unknown splits, artists or albums in two splits,
+        One line each, empty if there is none: unknown splits, artists, albums or recordings in two splits,
         genres missing from a split, tracks without audio, audio without a track, counts other than FMA's.
     """
     tracks = load_tracks(data_dir, subset)
@@ -296,9 +337,15 @@ def audit(data_dir, subset="small"):
         problems.append(f"{len(missing)} of {len(tracks)} tracks have no audio under {root}: {some(missing)}")
     if surplus:
         problems.append(f"{len(surplus)} audio files under {root} are no track's: {some(surplus)}")
+    paths = [audio_path(data_dir, track, subset) for track in tracks.index]
+    for group in same_files([path for path in paths if path in present]):
+        ids = [int(path.stem) for path in group]
+        if tracks.loc[ids, "split"].nunique() > 1:
+            problems.append(f"the same recording is in more than one split: tracks {some(ids)}")
     expected = FMA_COUNTS.get(subset)
     counts = tuple(int((tracks["split"] == split).sum()) for split in SPLITS)
-    if expected and sum(counts) > sum(expected) / 2 and counts != expected:   # of FMA's size: taken for FMA
+    if expected and counts != expected and (        # of FMA's name, or of its size
+            dataset_name(data_dir, subset) == f"fma_{subset}" or sum(counts) > sum(expected) / 2):
         problems.append(f"{counts} tracks in {', '.join(SPLITS)}; FMA's {subset} has {expected}")
     return problems
 

@@ -5,7 +5,7 @@ References
 .. [1] M. Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv:1810.03993.
 """
 
-from evaluation import format_accuracy, format_interval, format_table
+from evaluation import format_accuracy, format_interval, format_table, plain_cell
 
 CARD = """\
 # Model card: {name}
@@ -79,7 +79,7 @@ def model_card(name, card, default=False):
     kind, args = MODELS[model["class"]], model["args"]
     text = CARD + FMA if card["dataset"].startswith("fma_") else CARD
     return text.format(
-        name=name, count=len(card["genres"]), genres=", ".join(card["genres"]),
+        name=name, count=len(card["genres"]), genres=", ".join(map(plain_cell, card["genres"])),
         default=" where no other weights are named" if default else f" with `--weights weights/{name}`",
         network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
         feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],

@@ -4,27 +4,28 @@
     python predict.py ~/music --json > genres.json
     python predict.py song.flac --weights runs/fma_small/mel128_square/seed0
 
-Any format that libsndfile reads, of any length: a track is read in windows of 30 seconds, and their probabilities
+Any format that libsndfile reads, up to a day long: a track is read in windows of 30 seconds, and their probabilities
 are averaged. The shipped network knows FMA-small's eight genres and nothing else: what is none of them gets one
 all the same.
 """
 
 import argparse
 import json
+import math
 import os
+import signal
 import sys
-from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 from fma import DataError, progress_bar, run_command
+from pool import hush_libraries, in_processes
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
 FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
 WHOLE = 0.99                    # of a window: FMA's clips last 29.98 s or 30.0 s, and were learned as they are
 SHORTEST = 1.0                  # seconds of audio without which there is no answer
+LONGEST = 24                    # hours: a damaged header makes months of a few megabytes
+LIMIT = 60                      # seconds for a window, a thousand times what it takes: then its decoder hangs
 ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
 
 
@@ -52,15 +53,15 @@ def windows(path, seconds=WINDOW):
         The file's own.
     """
     import numpy as np
-    import soundfile
+
+    from transforms import Undecodable, open_audio, read_mono
 
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
+        with open_audio(path) as file:
             rate, size, done, before = file.samplerate, int(seconds * file.samplerate), 0, None
-            for block in file.blocks(size, dtype="float32", always_2d=True):
-                y = block.mean(axis=1)
-                if not np.isfinite(y).all():
-                    raise Unreadable("samples that are not numbers")
+            while len(y := read_mono(file, size)):
+                if done > LONGEST * 3600 * rate:
+                    raise Unreadable(f"longer than {LONGEST} hours: cut it")
                 if len(y) < size and before is not None:
                     if len(y) >= SHORTEST * rate:           # less would be the same window again
                         yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
@@ -73,8 +74,8 @@ def windows(path, seconds=WINDOW):
                 done, before = done + len(y), y
             if not done:
                 raise Unreadable("no audio in it")
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        raise Unreadable("not audio that libsndfile can read, or damaged") from error
+    except Undecodable as error:
+        raise Unreadable(str(error)) from error
 
 
 def usual_rate(config):
@@ -108,7 +109,9 @@ def clip_features(path, feature, usual=None):
 
     starts, found = [], []
     try:
+        _watch(LIMIT)
         for start, y, rate in windows(path):
+            _watch(LIMIT)
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
@@ -119,6 +122,8 @@ def clip_features(path, feature, usual=None):
         return [], str(error)
     except Exception as error:                              # a strange sample rate, too little memory
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        _watch(0)
     if not found:
         return [], "silence"
     return starts, np.stack(found)
@@ -176,42 +181,36 @@ def classify(paths, classifier=None, workers=None, progress=False):
         for path in progress_bar(paths, unit="file", show=progress):
             yield answer(path, *clip_features(path, *wanted), classifier)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        jobs, ahead = deque(), iter(paths)                  # a few files ahead, so that memory does not grow
-        for path in progress_bar(paths, unit="file", show=progress):
-            while len(jobs) < 4 * workers and (other := next(ahead, None)) is not None:
-                jobs.append(_submit(pool, other, wanted))
-            try:
-                found = jobs.popleft().result()
-            except BrokenProcessPool:                       # one file brought a process down: find out which, alone
-                found = _alone(path, wanted)
-            yield answer(path, *found, classifier)
+    done = in_processes(range(len(paths)), _process, workers, math.inf, _start_worker, (paths, wanted))
+    answers, following = {}, 0
+    for k, found, reason in progress_bar(done, total=len(paths), unit="file", show=progress):
+        answers[k] = answer(paths[k], *(found or ([], f"decoding it {reason}")), classifier)
+        while following in answers:                         # they come as they are finished
+            yield answers.pop(following)
+            following += 1
 
 
-def _one_thread():
+_worker = {}                    # what a worker process keeps: paths and features
+
+
+def _start_worker(paths, wanted):
     """Keep a process to one thread of linear algebra: the processes share the cores."""
     import librosa  # noqa: F401 - only what is loaded can be limited
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    _worker.update(paths=paths, wanted=wanted)
 
 
-def _submit(pool, path, wanted):
-    try:
-        return pool.submit(clip_features, path, *wanted)
-    except BrokenProcessPool as error:                      # earlier, by another file
-        failed = Future()
-        failed.set_exception(error)
-        return failed
+def _process(k):
+    return clip_features(_worker["paths"][k], *_worker["wanted"])
 
 
-def _alone(path, wanted):
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(clip_features, path, *wanted).result()
-        except BrokenProcessPool:
-            return [], "decoding it brought the process down"
+def _watch(seconds):
+    """End this process, if it is a worker, in so many seconds (0: never) unless this is called again before."""
+    if _worker:
+        signal.alarm(seconds)
 
 
 def audio_files(paths):
@@ -219,7 +218,7 @@ def audio_files(paths):
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and not p.is_dir())
             if not inside:
                 raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS))})")
             found += inside
@@ -270,4 +269,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    hush_libraries()
     sys.exit(run_command(main))

@@ -61,11 +61,11 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
         ``split``, ``artist in training`` (share of the test clips whose artist is), and the accuracy of each
         classifier, 0 to 1.
     """
-    found = []
+    found, labels = [], np.asarray(data.labels)     # scikit-learn 1.6 takes no tensors
     for way, learned, asked in deals(data, draws):
         known = np.isin(data.artists[asked], data.artists[learned]).mean()
-        scores = {name: CLASSIFIERS[name](0).fit(data.values[learned], data.labels[learned])
-                  .score(data.values[asked], data.labels[asked]) for name in names}
+        scores = {name: CLASSIFIERS[name](0).fit(data.values[learned], labels[learned])
+                  .score(data.values[asked], labels[asked]) for name in names}
         found.append({"split": way, "artist in training": known, **scores})
     return pd.DataFrame(found)
 

@@ -13,6 +13,7 @@ mel128_square``, splits that leak.
 import json
 import re
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def save_figures(result, runs_dir, folder):
         ("roc", plot_roc(test["labels"], test["probabilities"], genres)),
         ("confusion", plot_confusion(result["test"]["confusion"], genres)),
     ):
-        figure.savefig(folder / f"{name}_{kind}.png")
+        save_whole(folder / f"{name}_{kind}.png", partial(figure.savefig, format="png"))
 
 
 def save_intervals(results, path):
@@ -125,7 +126,7 @@ def save_intervals(results, path):
     figure = plot_intervals([r["experiment"] for r in results], [t["accuracy"] for t in tests],
                             [t["interval"] for t in tests], chance=1 / len(tests[0]["genres"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_whole(path, partial(figure.savefig, format="png"))
 
 
 def read_result(path):

@@ -19,21 +19,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import runs
-from augmentation import AUGMENTATIONS, Augmentation, augment
+from augmentation import AUGMENTATIONS, Augmentation
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import JointDataset, open_dataset
-from devices import PRECISIONS, autocast, choose_device, choose_precision, join_processes, keep_memory, world
+from devices import PRECISIONS, choose_device, choose_precision, join_processes, keep_memory, process_group, world
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 from fusion_models import Dense, Fusion
 from inference import predict, score
-from pitch_copies import clips_or_copies, pitch_shifts
+from pitch_copies import pitch_shifts
 from resnet_models import ResNet, StatisticsResNet
+from steps import StepGraph, count_steps, train_epoch
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
@@ -54,6 +54,7 @@ class Training(Augmentation):
     average: float = 0.0            # decay per step of a running mean of the weights, which is what is kept; 0: none
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
     patience: int = 0               # stop after so many epochs without a better one on validation; 0: never
+    graph: bool = False             # on a GPU, replay each step as one CUDA graph: quicker where networks are small
     precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
     watch_test: int = 0             # test too every so many epochs, for the original's test_max; never to choose
     seed: int = 0                   # of the weights, the order of the clips and the dropout
@@ -73,80 +74,11 @@ class Training(Augmentation):
 
 def as_config(settings):
     """Settings as config.json holds them: an augmentation that is off is not in it, nor in runs from before it was."""
-    return {k: v for k, v in asdict(settings).items() if v or k not in (*AUGMENTATIONS, "label_smoothing", "average")}
+    later = (*AUGMENTATIONS, "label_smoothing", "average", "graph")
+    return {k: v for k, v in asdict(settings).items() if v or k not in later}
 
 
 # ---------------------------------------------------------------- the loop
-
-
-def learning_rate(step, steps, settings):
-    """Learning rate of a step: constant, or one cycle (Smith and Topin, arXiv 1708.07120)."""
-    if not settings.one_cycle:
-        return settings.lr
-    warm = max(1, round(0.3 * steps))
-    if step < warm:
-        return settings.lr * (0.04 + 0.96 * step / warm)
-    return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
-
-
-def count_steps(clips, batch_size):
-    """Steps of an epoch: a last batch of a single clip goes with the one before it."""
-    return max(1, -(-clips // batch_size) - (clips % batch_size == 1))
-
-
-def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None):
-    """One pass over the training clips, in an order that depends on seed and epoch alone.
-
-    Returns
-    -------
-    loss, accuracy : float
-        Means over the clips, as they were when each was met.
-    """
-    rank, size = world()
-    rows = torch.from_numpy(dataset.rows["training"])
-    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed * 10_007 + epoch))]
-    batches = [*order.to(dataset.device).split(settings.batch_size)]
-    if len(batches) > count_steps(len(rows), settings.batch_size):
-        batches[-2:] = [torch.cat(batches[-2:])]                        # no batch norm of a single clip
-    torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
-    generator = torch.Generator(dataset.device).manual_seed(torch.initial_seed() + 500)      # so does augmentation
-    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
-    model.train()
-    for k, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings)
-        x, y, targets = training_batch(dataset, batch[rank::size], settings, generator)
-        with autocast(settings.precision, dataset.device):
-            logits = model(x).float()
-            loss = nn.functional.cross_entropy(logits, targets, reduction="sum",
-                                               label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        (loss * size / len(batch)).backward()                           # processes are averaged: mean over the batch
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
-        if mean:
-            mean.update_parameters(model)
-        totals += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
-        bar.update()
-    if size > 1:
-        dist.all_reduce(totals)
-    return tuple((totals / len(rows)).tolist())
-
-
-def training_batch(dataset, rows, settings, generator):
-    """Clips as they are learned, normalised, with their labels and the targets: the labels, or mixtures of them."""
-    if not settings.is_on():
-        x, y = dataset.batch(rows)
-        return x, y, y
-    y = dataset.labels[rows]
-    targets = nn.functional.one_hot(y, len(dataset.genres)).float()
-    values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
-    joint = isinstance(dataset, JointDataset)
-    parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
-    in_db = [part.scale == "db" and "power" in part.info for part in (dataset.parts if joint else [dataset])]
-    parts, targets = augment(parts, targets, settings, generator, fills, in_db)
-    return dataset.normalised(parts if joint else parts[0]), y, targets
 
 
 def fit(model, dataset, settings, run_dir, progress=True):
@@ -174,16 +106,19 @@ def fit(model, dataset, settings, run_dir, progress=True):
         runs.load_weights(run_dir, model.to(dataset.device))
         return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
-    optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
     history = runs.load_state(run_dir, model, optimizer, mean)
+    graph = StepGraph(dataset.device) if settings.graph else None
+    for group in optimizer.param_groups if graph else ():
+        group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
     network = join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
                       desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
-            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean))
+            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean, graph))
             if rank == 0:
                 if runs.selected(history) is history[-1]:
                     runs.save_weights(run_dir, kept)
@@ -200,6 +135,15 @@ def fit(model, dataset, settings, run_dir, progress=True):
         runs.save_probabilities(run_dir, dataset, chosen)
         (run_dir / "state.pt").unlink(missing_ok=True)
     return history
+
+
+def optimizer_for(model, settings):
+    """Adam or AdamW as the settings say; on a GPU in one kernel for all weights, its rate there if it is recorded."""
+    device = next(model.parameters()).device
+    rate, how = settings.lr, {"fused": True} if device.type == "cuda" else {}
+    if settings.graph:
+        rate, how = torch.tensor(settings.lr, device=device), {**how, "capturable": True}
+    return OPTIMIZERS[settings.optimizer](model.parameters(), lr=rate, weight_decay=settings.weight_decay, **how)
 
 
 def averaged(model, decay):
@@ -220,10 +164,10 @@ def averaged(model, decay):
     return mean
 
 
-def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None):
+def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None, graph=None):
     """Train for one epoch and validate: the epoch's line in the history."""
     start = time.perf_counter()
-    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, mean)
+    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, mean, graph)
     if not math.isfinite(loss):
         raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, or clip_norm 1")
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
@@ -231,7 +175,7 @@ def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None
     line["validation_loss"], line["validation_accuracy"] = score(kept, dataset, "validation", *how)
     if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
         line["test_accuracy"] = score(kept, dataset, "test", *how)[1]
-    return line | {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+    return line | {"lr": float(optimizer.param_groups[0]["lr"]), "seconds": time.perf_counter() - start}
 
 
 def out_of_patience(history, settings):
@@ -296,6 +240,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     settings.precision = choose_precision(settings.precision, device)
     if settings.chunk and isinstance(dataset, JointDataset):
         raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
+    if settings.graph and not (device.type == "cuda" and dataset.is_held() and world()[1] == 1
+                               and not settings.pitch_copies):
+        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -307,6 +254,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
+    config |= {"data": runs.data_fingerprints(dataset), "commit": runs.commit(),
+               "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
     run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
     torch.manual_seed(settings.seed)
     try:
@@ -318,8 +267,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if leaks and progress and world()[0] == 0:
         print(f"Beware: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
               "a network that knows the voice will seem to know the genre.", file=sys.stderr)
-    runs.start_run(run_dir, config, write=world()[0] == 0)
-    return run_dir, fit(model, dataset, settings, run_dir, progress)
+    with runs.lock(run_dir, write=world()[0] == 0):
+        runs.start_run(run_dir, config, write=world()[0] == 0)
+        return run_dir, fit(model, dataset, settings, run_dir, progress)
 
 
 def true_or_false(text):
@@ -342,15 +292,11 @@ def main(argv=None):
                             metavar=f.type.__name__.upper(), help=f"default {f.default}, or the experiment's")
     args = vars(parser.parse_args(argv))
     settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
-    if world()[1] > 1:
-        dist.init_process_group("nccl" if choose_device(args["device"]).type == "cuda" else "gloo")
-    run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
-                     args["runs_dir"], args["subset"], args["features_dir"], args["device"])
-    if world()[0] == 0:
-        print(runs.report(run_dir))
-    if world()[1] > 1:
-        dist.barrier()                  # one that leaves while another still talks to it is aborted
-        dist.destroy_process_group()
+    with process_group(choose_device(args["device"])):
+        run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
+                         args["runs_dir"], args["subset"], args["features_dir"], args["device"])
+        if world()[0] == 0:
+            print(runs.report(run_dir))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ anew for each clip (the CQT's filters, half of its time) is built once per proce
 """
 
 import os
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,9 @@ N_FRAMES = 640          # kept of each clip: 29.7 s; a clip with fewer is "short
 CLIP_SECONDS = 30       # read of each file: FMA's clips are no longer, its full tracks are
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
+LOUDEST = 1e6           # amplitude: 16-bit numbers written as floats are below, what is above overflows when squared
+RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
+AT_ONCE = 2**25         # samples read at once, of all channels (134 MB): headers claim a thousand channels, or a day
 N_MELS, N_MFCC, N_BINS, BINS_PER_OCTAVE = 128, 20, 84, 12
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
@@ -51,6 +55,42 @@ class Undecodable(Exception):
 # ---------------------------------------------------------------- one clip
 
 
+@contextmanager
+def open_audio(path):
+    """Open an audio file; whatever is wrong with it, then or while it is read, is `Undecodable`, said in a line.
+
+    Only regular files are opened: a pipe would wait for someone to write, a device has no end.
+    """
+    import soundfile
+
+    if not os.path.isfile(path):
+        raise Undecodable("not a file")
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
+            if not RATES[0] <= file.samplerate <= RATES[1]:
+                raise Undecodable(f"a sample rate of {file.samplerate} Hz")
+            yield file
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:    # TypeError: it is called x.raw
+        raise Undecodable("not audio that libsndfile can read, or damaged") from error
+
+
+def read_mono(file, frames):
+    """Read on in a file that `open_audio` opened: the mean of its channels, fewer than `frames` (1 or more) at its end.
+
+    It is read in blocks where that would take much memory. `Undecodable` if a sample is no number that sound can have.
+    """
+    share = np.full(file.channels, 1 / file.channels, dtype=np.float32)
+    size, parts = AT_ONCE // file.channels, []
+    while frames > 0:
+        part = file.read(min(frames, size), dtype="float32", always_2d=True) @ share    # 25 times faster than mean
+        parts.append(part)
+        frames = frames - size if len(part) == size else 0
+    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):     # NaN is neither
+        raise Undecodable("samples that are not numbers, or too large to be sound")
+    return y
+
+
 def read_audio(path, seconds=CLIP_SECONDS):
     """Decode the beginning of an audio file to mono.
 
@@ -71,19 +111,17 @@ def read_audio(path, seconds=CLIP_SECONDS):
     Raises
     ------
     Undecodable
-        If the file cannot be read as audio, holds no sample or one that is not a finite number.
+        If the file cannot be read as audio, holds no sample or one that is not a number of a plausible size, or has
+        a sample rate outside `RATES`.
     """
-    import soundfile
-
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with open_audio(path) as file:
             sample_rate = file.samplerate
-            y = file.read(int(seconds * sample_rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        raise Undecodable(f"{path}: {error}") from error
-    y = y @ np.full(y.shape[1], 1 / y.shape[1], dtype=np.float32)   # 25 times faster than mean(axis=1)
-    if not len(y) or not np.isfinite(y).all():
-        raise Undecodable(f"{path}: no samples, or samples that are not numbers")
+            y = read_mono(file, int(seconds * sample_rate))
+    except Undecodable as error:
+        raise Undecodable(f"{path}: {error}") from error.__cause__
+    if not len(y):
+        raise Undecodable(f"{path}: no samples")
     return y, sample_rate
 
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 
 import transforms  # noqa: E402
 from benchmarks.timing import interleave, machine, ratio, watch, write_tracks  # noqa: E402
+from clips import clip_features  # noqa: E402
 from evaluation import format_table  # noqa: E402
-from features import clip_features  # noqa: E402
 from fma import DataError, audio_path, find_data, run_command  # noqa: E402
 from transforms import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE  # noqa: E402
 
@@ -187,6 +187,42 @@ def time_append(n_tracks, repeats):
 # ---------------------------------------------------------------- the command
 
 
+def measure(data_dir, n_clips=8, repeats=5, n_tracks=80, rounds=3):
+    """All that this benchmark measures.
+
+    Returns
+    -------
+    dict
+        ``seconds``, ``parts``, ``rates`` and ``memory``, as the functions above give them, and ``clips``, in a line.
+    """
+    clips = find_clips(data_dir, n_clips)
+    with threadpool_limits(1):
+        seconds, parts = time_clips(clips, repeats), time_parts(clips[0], repeats)
+    return {"clips": describe(clips), "seconds": seconds, "parts": parts,
+            "rates": time_collections(clips, n_tracks, rounds), "memory": peak_memory(clips, n_tracks),
+            "n_tracks": n_tracks}
+
+
+def report(found):
+    """What `measure` found, as four tables."""
+    seconds, rates, n_tracks = found["seconds"], found["rates"], found["n_tracks"]
+    rows = [(name, f"{1000 * np.median(values):.0f}", f"{ratio(values, seconds['decoding']):.2f}",
+             f"{ratio(values, seconds['six features']):.2f}") for name, values in seconds.items()]
+    tables = [format_table(rows, ["one clip, one thread", "ms", "/ decoding", "/ six features"])]
+    rows = [(name, *(None if value is None else f"{value:.1f}" for value in parts)) for name, *parts in found["parts"]]
+    tables.append(format_table(rows, ["part of the six features", "ms", "librosa's call, ms", "librosa / ours"]))
+    rows = [(f"features.py, {workers} process{'es' if workers > 1 else ''}",
+             *(f"{x:.2f}" for x in np.median(rates[workers], axis=0)),
+             *(f"{ratio(x, x1):.2f}" for x, x1 in zip(rates[workers].T, rates[1].T, strict=True))) for workers in rates]
+    tables.append(format_table(rows, [f"tracks/s over {n_tracks} tracks", "from start to end", "without start-up",
+                                      "/ 1 process", "/ 1 process, without start-up"]))
+    rows = [("original" if who == "original" else "features.py, 1 process", f"{small:.0f}", f"{large:.0f}",
+             f"{(large - small) / n_tracks:+.2f}") for who, (small, large) in found["memory"].items()]
+    tables.append(format_table(rows, ["peak memory", f"MiB, {n_tracks} tracks", f"MiB, {2 * n_tracks} tracks",
+                                      "MiB per track more"]))
+    return "\n\n".join(tables)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure what features cost, in one thread but for two processes.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
@@ -199,34 +235,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.clips, args.repeats, args.rounds) < 1 or args.tracks < 20:
         parser.error("--clips, --repeats and --rounds must be at least 1, --tracks at least 20")
-    data_dir = find_data(args.data_dir)
-    clips = find_clips(data_dir, args.clips)
-    print(machine("librosa", "numpy", "soxr", "soundfile") + f", libsndfile {soundfile.__libsndfile_version__}")
-    print(f"{describe(clips)}\n", flush=True)
-
-    with threadpool_limits(1):
-        seconds = time_clips(clips, args.repeats)
-        parts = time_parts(clips[0], args.repeats)
-    rows = [(name, f"{1000 * np.median(values):.0f}", f"{ratio(values, seconds['decoding']):.2f}",
-             f"{ratio(values, seconds['six features']):.2f}") for name, values in seconds.items()]
-    print(format_table(rows, ["one clip, one thread", "ms", "/ decoding", "/ six features"]) + "\n")
-    rows = [(name, *(None if value is None else f"{value:.1f}" for value in values)) for name, *values in parts]
-    print(format_table(rows, ["part of the six features", "ms", "librosa's call, ms", "librosa / ours"]) + "\n",
+    print(machine("librosa", "numpy", "soxr", "soundfile") + f", libsndfile {soundfile.__libsndfile_version__}",
           flush=True)
-
-    rates = time_collections(clips, args.tracks, args.rounds)
-    rows = [(f"features.py, {workers} process{'es' if workers > 1 else ''}",
-             *(f"{x:.2f}" for x in np.median(rates[workers], axis=0)),
-             *(f"{ratio(x, x1):.2f}" for x, x1 in zip(rates[workers].T, rates[1].T, strict=True))) for workers in rates]
-    print(format_table(rows, [f"tracks/s over {args.tracks} tracks", "from start to end", "without start-up",
-                              "/ 1 process", "/ 1 process, without start-up"]) + "\n", flush=True)
-
-    rows = []
-    for who, (small, large) in peak_memory(clips, args.tracks).items():
-        name = "original" if who == "original" else "features.py, 1 process"
-        rows.append((name, f"{small:.0f}", f"{large:.0f}", f"{(large - small) / args.tracks:+.2f}"))
-    print(format_table(rows, ["peak memory", f"MiB, {args.tracks} tracks", f"MiB, {2 * args.tracks} tracks",
-                              "MiB per track more"]))
+    found = measure(find_data(args.data_dir), args.clips, args.repeats, args.tracks, args.rounds)
+    print(f"{found['clips']}\n\n{report(found)}")
     few, many = (1000 * time_append(n, args.repeats) for n in (100, 200))
     print(f"\nThe original appends a track to 100 stored ones in {few:.0f} ms, to 200 in {many:.0f} ms.")
 

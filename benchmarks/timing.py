@@ -1,4 +1,4 @@
-"""What both benchmarks need: calls timed in turns, processes watched, a collection laid out, the machine named."""
+"""What the benchmarks share: calls timed in turns, processes watched, a collection laid out, the machine named."""
 
 import importlib.metadata
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,57 @@ def interleave(calls, repeats):
             call()
             seconds[name][turn] = time.perf_counter() - start
     return seconds
+
+
+def _serve(pipe, prepare, args):
+    """A process of `in_turns`: prepare the call, make it once, and then whenever asked; send its seconds."""
+    try:
+        call = prepare(*args)
+        call()
+    except BaseException as error:
+        pipe.send(error)
+        raise
+    pipe.send(None)
+    while pipe.recv():
+        start = time.perf_counter()
+        call()
+        pipe.send(time.perf_counter() - start)
+
+
+def in_turns(calls, seconds, least=2, most=10):
+    """Time calls in turns, as `interleave` does, each in a process of its own and set up as its program would be.
+
+    Parameters
+    ----------
+    calls : dict of str to (prepare, args)
+        ``prepare(*args)`` gives the call; a first call, which chooses kernels and allocates memory, is not counted.
+    seconds : float
+        How long to measure, about.
+    least, most : int
+        Turns.
+
+    Returns
+    -------
+    seconds : dict of str to ndarray, shape (turns,)
+    """
+    context, found = get_context("spawn"), {name: [] for name in calls}
+    pipes, processes = {}, []
+    for name, (prepare, args) in calls.items():
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(theirs, prepare, args), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        if (error := pipes[name].recv()) is not None:   # one after the other: first calls would disturb each other
+            raise error
+    end = time.perf_counter() + seconds
+    while len(found[name]) < least or (len(found[name]) < most and time.perf_counter() < end):
+        for which, pipe in pipes.items():
+            pipe.send(True)
+            found[which].append(pipe.recv())
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(False)
+        process.join()
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def ratio(a, b):

@@ -1,8 +1,9 @@
-"""What a training step costs: the original study's loop beside this repository's, on the same weights.
+"""What training costs: the original study's loop beside this repository's, and the least that a network needs.
 
-    python benchmarks/training.py --model FrequencyCNN BBNN
+    python benchmarks/training.py --network FrequencyCNN BBNN --size 84x640
 
-Epochs of the two loops are taken in turns. benchmarks/README.md explains the table.
+Each loop has a process of its own, set up as its program would be; their epochs are taken in turns.
+benchmarks/README.md explains the table.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import inspect
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,41 +23,66 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
-from benchmarks.timing import interleave, machine, ratio, write_tracks  # noqa: E402
+from benchmarks.limits import copy_bandwidth, least_work, matrix_rate  # noqa: E402
+from benchmarks.timing import in_turns, machine, ratio, write_tracks  # noqa: E402
+from cnn_models import JoinedConv2d  # noqa: E402
 from datasets import FeatureDataset  # noqa: E402
 from devices import choose_device, choose_precision, keep_memory  # noqa: E402
 from evaluation import format_table  # noqa: E402
 from fma import run_command  # noqa: E402
-from training import MODELS, Training, train_epoch  # noqa: E402
+from training import MODELS, Training, optimizer_for, train_epoch  # noqa: E402
 
-BINS, FRAMES, CLASSES, BATCH = 84, 640, 8, 32
+CLASSES, BATCH = 8, 32
+SIZES = {"84x640": (84, 640), "128x128": (128, 128)}
+NETWORKS = {        # a class of training.MODELS and its arguments
+    "FrequencyCNN": ("FrequencyCNN", {}),
+    "TemporalCNN": ("TemporalCNN", {}),
+    "SquareCNN": ("SquareCNN", {}),
+    "ResNet-all": ("FrequencyCNN", {"blocks": ("resnet",) * 4}),
+    "DenseNet-all": ("FrequencyCNN", {"blocks": ("densenet",) * 4}),
+    "SequentialCRNN": ("SequentialCRNN", {"rnn": "gru"}),
+    "ParallelCRNN": ("ParallelCRNN", {"rnn": "gru"}),
+    "BBNN": ("BBNN", {}),
+}
+LOOPS = ("original", "original, memory kept", "ours")
 
 
-def lay_out(data_dir, n_clips):
+def lay_out(data_dir, n_clips, size):
     """A data folder of random clips: a float16 cache as features.py makes it, a float64 array as the original's."""
     write_tracks(data_dir, n_clips)
     features = Path(data_dir) / "features"
     features.mkdir()
-    values = np.random.default_rng(0).normal(-40, 15, (n_clips, BINS, FRAMES)).astype(np.float16)
+    values = np.random.default_rng(0).normal(-40, 15, (n_clips, *size)).astype(np.float16)
     np.save(features / "cqt.npy", values)
     (features / "cqt.json").write_text(json.dumps({"scale": 1.0, "offset": 0.0, "power": 1.0}))
     (features / "index.csv").write_text("track_id,status\n" + "".join(f"{k + 1},ok\n" for k in range(n_clips)))
     np.save(Path(data_dir) / "original.npy", 10 ** (values.astype(np.float64) / 20))    # linear, as it was fed
 
 
-def build(name):
+def build(name, size=SIZES["84x640"]):
     """Our network as the original's function, and the original's own: biases, and ReLU before each pool."""
     torch.manual_seed(0)
-    network = MODELS[name]
-    pool = {"last_pool": 6} if "last_pool" in inspect.signature(network).parameters else {}
-    ours = network(BINS, n_frames=FRAMES, n_classes=CLASSES, **pool)
+    (kind, args), (n_bins, n_frames) = NETWORKS[name], size
+    network = MODELS[kind]
+    if "last_pool" in inspect.signature(network).parameters and n_frames == 640:
+        args = {**args, "last_pool": 6}
+    ours = network(n_bins, n_frames=n_frames, n_classes=CLASSES, **args)
     original = copy.deepcopy(ours)
     for layer in original.modules():
         if isinstance(layer, nn.Conv2d) and layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+        if isinstance(layer, JoinedConv2d):
+            layer.__class__ = Concatenated
         if isinstance(layer, nn.Sequential) and [type(part) for part in layer[-2:]] == [nn.MaxPool2d, nn.ReLU]:
             layer[-2], layer[-1] = layer[-1], layer[-2]
     return ours, original
+
+
+class Concatenated(JoinedConv2d):
+    """The same convolution as the original makes it: of the maps, copied into one, and with its bias."""
+
+    def forward(self, maps):
+        return self._conv_forward(torch.cat(maps, dim=1), self.weight, self.bias)
 
 
 class OriginalDataset(Dataset):
@@ -85,56 +112,86 @@ def original_epoch(model, loader, optimizer, device):
     return total / len(loader)
 
 
-def compare(name, data_dir, turns, device, settings):
-    """Seconds per epoch of the two loops.
-
-    Returns
-    -------
-    seconds : dict of str to ndarray, shape (turns,)
-        Keys "original" and "ours".
-    """
+def epoch_of(loop, name, data_dir, size, threads=None):
+    """An epoch of one of `LOOPS` as a call, with the memory settings of its program; for a process of its own."""
+    if threads:
+        torch.set_num_threads(threads)
+    if loop != "original":
+        keep_memory()
+    device = choose_device()
     dataset = FeatureDataset(data_dir, "cqt", device=device)
     dataset.normalise()
-    ours, original = build(name)
-    original = original.to(device)
-    ours = ours.to(device, memory_format=torch.channels_last)       # as training.fit does
-    loader = DataLoader(OriginalDataset(Path(data_dir) / "original.npy", dataset.labels.cpu()), BATCH, shuffle=True)
-    optimizers = [torch.optim.Adam(model.parameters(), lr=settings.lr) for model in (original, ours)]
-    bar = tqdm(disable=True)
-    calls = {"original": lambda: original_epoch(original, loader, optimizers[0], device),
-             "ours": lambda: train_epoch(ours, dataset, optimizers[1], settings, 0, bar)}
-    if device.type == "cuda":
-        calls = {key: lambda call=call: (call(), torch.cuda.synchronize()) for key, call in calls.items()}
-    interleave(calls, 1)                                            # kernels are chosen, memory is allocated
-    return interleave(calls, turns)
+    settings, model = Training(batch_size=BATCH), build(name, size)[loop != "ours"]
+    if loop == "ours":
+        settings.precision = choose_precision(settings.precision, device)
+        model = model.to(device, memory_format=torch.channels_last)         # as training.fit does
+        optimizer, bar = optimizer_for(model, settings), tqdm(disable=True)
+        call = lambda: train_epoch(model, dataset, optimizer, settings, 0, bar)             # noqa: E731
+    else:
+        model = model.to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+        loader = DataLoader(OriginalDataset(Path(data_dir) / "original.npy", dataset.labels.cpu()), BATCH, shuffle=True)
+        call = lambda: original_epoch(model, loader, optimizer, device)                     # noqa: E731
+    return (lambda: (call(), torch.cuda.synchronize())) if device.type == "cuda" else call
+
+
+def compare(name, size, n_clips, seconds, limits):
+    """A row of the table: clips per second of the loops, and how near ours is to what the machine allows."""
+    with tempfile.TemporaryDirectory() as folder:
+        lay_out(folder, n_clips, size)
+        took = in_turns({loop: (epoch_of, (loop, name, folder, size)) for loop in LOOPS}, seconds)
+    operations, traffic = least_work(build(name, size)[0], size, BATCH)
+    rate, bandwidth = limits
+    times = {"operations": operations / rate, "bytes": traffic / bandwidth}
+    bound = max(times, key=times.get)
+    ours = np.median(took["ours"]) / n_clips
+    return {"network": name, "size": "×".join(map(str, size)), "turns": len(took["ours"]),
+            **{loop: n_clips / np.median(took[loop]) for loop in LOOPS},
+            "ratio": ratio(took["original"], took["ours"]), "ratio, memory kept": ratio(took[LOOPS[1]], took["ours"]),
+            "operations": operations, "bytes": traffic, "bound": bound, "share": times[bound] / ours}
+
+
+def measure(networks=tuple(NETWORKS), sizes=tuple(SIZES), n_clips=2 * BATCH, seconds=20, show=True):
+    """Rows of `compare` for networks and sizes, and the machine's matrix rate and copy bandwidth."""
+    device = choose_device()
+    limits = matrix_rate(device, choose_precision("auto", device)), copy_bandwidth(device)
+    pairs = [(name, SIZES[size]) for size in sizes for name in networks]
+    bar = tqdm(pairs, desc="networks", unit="network", leave=False, disable=None if show else True)
+    return [compare(name, size, n_clips, seconds, limits) for name, size in bar], limits
+
+
+def describe_limits(limits, device):
+    """The two figures that bound every row, in a line."""
+    return (f"{choose_precision('auto', device)} matrix products {limits[0] / 1e9:,.0f} GFLOP/s, "
+            f"copies {limits[1] / 1e9:.1f} GB/s read and written")
+
+
+def table(rows):
+    """Rows of `measure` as Markdown."""
+    cells = [(row["network"], row["size"], f"{row['original']:.0f}", f"{row[LOOPS[1]]:.0f}", f"{row['ours']:.0f}",
+              f"{row['ratio']:.1f}", f"{row['ratio, memory kept']:.1f}", f"{row['operations'] / 1e6:.0f}",
+              f"{row['bytes'] / 1e6:.1f}", row["bound"], f"{100 * row['share']:.0f}") for row in rows]
+    return format_table(cells, ["network", "input", "original, clips/s", "with memory kept", "ours", "ratio",
+                                "ratio, memory kept", "MFLOP/clip", "MB/clip", "bound by", "% of the bound"])
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure training: the original study's loop beside this one.")
-    parser.add_argument("--model", nargs="+", default=["FrequencyCNN", "TemporalCNN", "SquareCNN"], choices=MODELS,
-                        metavar="NAME", help=f"of {', '.join(MODELS)} (default: the three CNNs)")
-    parser.add_argument("--clips", type=int, default=4 * BATCH, help="clips of an epoch (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20,
-                        help="steps to measure of each loop, rounded up to whole epochs (default: %(default)s)")
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME",
+                        help=f"of {', '.join(NETWORKS)} (default: all)")
+    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=SIZES, help="bins x frames (default: both)")
+    parser.add_argument("--clips", type=int, default=2 * BATCH, help="clips of an epoch (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20, help="to measure each network for (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.clips < CLASSES or args.steps < 1:
-        parser.error(f"--clips must be at least {CLASSES}, one of each genre, and --steps at least 1")
-    device, settings = choose_device(), Training(batch_size=BATCH)
-    keep_memory()                       # of the whole process: the original's loop gains by it too
-    settings.precision = choose_precision(settings.precision, device)
-    turns = -(-args.steps // -(-args.clips // BATCH))
+    if args.clips < CLASSES or args.seconds <= 0:
+        parser.error(f"--clips must be at least {CLASSES}, one of each genre, and --seconds above 0")
+    device = choose_device()
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    print(gpu + machine("torch", "numpy") + f", {torch.get_num_threads()} threads")
-    print(f"original: float32, contiguous; ours: {settings.precision}, channels last; "
-          f"batches of {BATCH} at {BINS} x {FRAMES}, {turns} turns of {args.clips} clips\n", flush=True)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        lay_out(folder, args.clips)
-        for name in tqdm(args.model, desc="networks", unit="network", leave=False):
-            seconds = compare(name, folder, turns, device, settings)
-            speeds = (f"{args.clips / np.median(seconds[loop]):.1f}" for loop in ("original", "ours"))
-            rows.append((name, *speeds, f"{ratio(seconds['original'], seconds['ours']):.2f}"))
-    print(format_table(rows, ["network", "original, clips/s", "ours, clips/s", "ratio"]))
+    print(gpu + machine("torch", "numpy") + f", {torch.get_num_threads()} threads", flush=True)
+    start = time.perf_counter()
+    rows, limits = measure(args.network, args.size, args.clips, args.seconds)
+    print(describe_limits(limits, device) + f"; batches of {BATCH}, epochs of {args.clips} clips\n")
+    print(table(rows) + f"\n\n{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from synthetic import make_collection
 
 import augmentation as aug
 import runs
+import steps
 import training
 from augmentation import Augmentation, augment
 from datasets import FeatureDataset
@@ -199,7 +200,7 @@ def longer(tmp_path_factory):
 
 def test_only_training_clips_are_altered(longer, tmp_path, monkeypatch):
     seen, raw = [], FeatureDataset.raw
-    monkeypatch.setattr(training, "augment", lambda parts, *rest: (
+    monkeypatch.setattr(steps, "augment", lambda parts, *rest: (
         seen.append(parts[0].clone()) or augment(parts, *rest)))
     dataset = FeatureDataset(longer, "chroma_cqt")
     training.run("x", {"feature": "chroma_cqt", "model": "SquareCNN"}, longer,
@@ -231,11 +232,11 @@ def test_a_run_with_augmentation_says_what_it_scored_on_unaltered_clips(longer, 
 
 def test_linear_values_are_not_taken_for_decibels(longer, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "augment", lambda parts, targets, settings, generator, fills, in_db: (
+    monkeypatch.setattr(steps, "augment", lambda parts, targets, settings, generator, fills, in_db: (
         asked.append(in_db) or (parts, targets)))
     for scale in ("db", "linear"):
         dataset = FeatureDataset(longer, "chroma_cqt", scale)
-        training.training_batch(dataset, torch.from_numpy(dataset.rows["training"][:4]), Training(gain_db=6), seeded())
+        steps.training_batch(dataset, torch.from_numpy(dataset.rows["training"][:4]), Training(gain_db=6), seeded())
     assert asked == [[True], [False]]
 
 

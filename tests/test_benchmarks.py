@@ -1,14 +1,18 @@
 """A benchmark that compares two different things, or divides the wrong way round, backs a claim that is not true."""
 
+import re
 import resource
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import extraction, timing, training
+from benchmarks import commands, extraction, limits, table, timing, training
+from datasets import FeatureDataset
 from fma import DataError, load_tracks
 
 
@@ -71,18 +75,120 @@ def test_clips_and_parts_are_timed(clip):
     assert ratio == pytest.approx(theirs / ours) and parts["mfcc"][1:] == (None, None)
 
 
-@pytest.mark.parametrize("name", ["FrequencyCNN", "TemporalCNN", "SquareCNN", "SequentialCRNN", "BBNN"])
-def test_both_loops_train_the_same_function(name):
-    ours, original = training.build(name)
+def test_calls_in_processes_take_turns_and_fail_aloud():
+    found = timing.in_turns({"fast": (partial, (time.sleep, 0.01)), "slow": (partial, (time.sleep, 0.1))}, 0, least=3)
+    assert len(found["fast"]) == len(found["slow"]) == 3
+    assert (found["slow"] >= 0.1).all() and np.median(found["fast"]) < 0.1
+    with pytest.raises(ValueError, match="x"):
+        timing.in_turns({"broken": (int, ("x",))}, 0)
+
+
+@pytest.mark.parametrize("size", training.SIZES)
+@pytest.mark.parametrize("name", training.NETWORKS)
+def test_both_loops_train_the_same_function(name, size):
+    ours, original = training.build(name, training.SIZES[size])
     assert all(layer.bias is not None for layer in original.modules() if isinstance(layer, torch.nn.Conv2d))
-    x = torch.randn(2, 84, 640)
+    x = torch.randn(2, *training.SIZES[size])
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), original.eval()(x))
+        torch.testing.assert_close(ours.eval()(x), original.eval()(x), atol=1e-5, rtol=1e-4)
 
 
-def test_training_is_compared(capsys):
-    training.main(["--model", "TemporalCNN", "--clips", "16", "--steps", "1"])
-    *_, row = capsys.readouterr().out.strip().splitlines()
-    _, name, original, ours, ratio, _ = (cell.strip() for cell in row.split("|"))
-    assert name == "TemporalCNN"
-    assert float(ratio) == pytest.approx(float(ours) / float(original), rel=0.05)
+def test_the_least_work_of_a_network_is_what_torch_counts():
+    ours, _ = training.build("SquareCNN")
+    with FlopCounterMode(display=False) as counted:
+        ours(torch.randn(2, 84, 640)).sum().backward()
+    operations, traffic = limits.least_work(ours, (84, 640), batch_size=2)
+    assert operations == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
+    convolved = 84 * 640 * 8 + 42 * 160 * 32 + 21 * 40 * 128 + 7 * 10 * 256
+    weights = sum(p.numel() for p in ours.parameters())
+    assert traffic == pytest.approx(2 * 2 * 84 * 640 + 10 * convolved + 9 * 4 * weights / 2, rel=0.01)
+
+
+def test_a_rate_counts_operations_and_bytes_of_a_call(monkeypatch):
+    monkeypatch.setattr(limits, "median_seconds", lambda call, device, repeats: call() is not None and 0.5)
+    cpu = torch.device("cpu")
+    assert limits.matrix_rate(cpu, "bfloat16", size=10) == 2 * 10**3 / 0.5
+    assert limits.copy_bandwidth(cpu, n_bytes=100) == 2 * 100 / 0.5
+    monkeypatch.undo()
+    assert 0.01 < limits.median_seconds(lambda: time.sleep(0.01), cpu, 1) < 1
+
+
+def test_training_is_compared_turn_by_turn_and_with_the_bound(monkeypatch):
+    took = {"original": np.array([4.0, 5, 40]), "original, memory kept": np.array([3.0, 3, 3]),
+            "ours": np.array([2.0, 1, 4])}
+    monkeypatch.setattr(training, "in_turns", lambda calls, seconds: {loop: took[loop] for loop in calls})
+    row = training.compare("TemporalCNN", (128, 128), 16, 1, limits=(1e9, 1e15))
+    assert (row["ratio"], row["ratio, memory kept"], row["ours"], row["original"]) == (5, 1.5, 8, 16 / 5)
+    assert row["bound"] == "operations" and row["share"] == pytest.approx(row["operations"] / 1e9 * 8)
+    assert training.compare("TemporalCNN", (128, 128), 16, 1, limits=(1e15, 1e9))["bound"] == "bytes"
+    assert "| TemporalCNN | 128×128 |" in re.sub(" +", " ", training.table([row]))
+
+
+@pytest.mark.parametrize("loop", training.LOOPS)
+def test_a_loop_trains(loop, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(training, "keep_memory", lambda: kept.append(True))     # it cannot be taken back
+    training.lay_out(tmp_path, 16, (128, 128))
+    call = training.epoch_of(loop, "TemporalCNN", tmp_path, (128, 128))
+    first, last = call(), [call() for _ in range(12)][-1]
+    assert np.mean(last) != np.mean(first) and np.isfinite(last).all()
+    assert bool(kept) == (loop != "original")
+
+
+# ---- the table of all of them ------------------------------------------------------------------------------
+
+
+def test_a_target_is_met_or_not_by_what_was_measured():
+    found = {"seconds": {"decoding": np.array([2.0, 2]), "six features": np.array([3.0, 3.6]),
+                         "original": np.array([6.0, 7.2])},
+             "rates": {1: np.array([[1.0, 2]]), 2: np.array([[1.0, 3.4]])}, "memory": {1: (300, 308)}, "n_tracks": 80,
+             "parts": [("cqt", 3.0, 9.0, 3.0), ("stft", 1.0, 1.0, 1.0)]}
+    rows = {row[0]: row for row in table.extraction_rows(found)}
+    assert rows["all six features of a clip / decoding it"][1:4] == ("1.65", "≤ 1.7", True)
+    assert "cqt, 75 %" in rows["all six features of a clip / decoding it"][4]
+    assert rows["features.py, 2 processes / 1, without start-up"][1:4] == ("1.70", "≥ 1.8", False)
+    assert rows["memory of features.py for each track more, MiB"][1:4] == ("0.100", "0", False)
+    given = {"network": "BBNN", "size": "84×640", "ratio": 4.9, "bound": "bytes", "share": 0.256}
+    (_, *row), (_, *other) = table.training_rows([given, {**given, "size": "128×128"}])
+    assert row == ["4.9", "≥ 5", False, "bytes; 26 % of what they allow"] and other[1:3] == ["", None]
+    text = table.table([("x", "1", "< 2", True, "y"), ("z", "3", "< 2", False, "y")])
+    assert [line.split("|")[4].strip() for line in text.splitlines()[2:]] == ["yes", "no"]
+
+
+def test_the_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n\n<!-- bench -->\n\nold\n\n<!-- end -->\n\nafter <!-- end -->\n")
+    for text in ("new", "newer"):
+        table.put(path, text)
+    assert path.read_text() == "before\n\n<!-- bench -->\n\nnewer\n\n<!-- end -->\n\nafter <!-- end -->\n"
+    path.write_text("no marks")
+    with pytest.raises(DataError, match="README.md has no single <!-- bench -->"):
+        table.put(path, "new")
+
+
+def test_the_readmes_show_the_same_run():
+    """A figure in README.md is one of the run that benchmarks/README.md keeps in full."""
+    def rows(path):
+        _, _, rest = (commands.ROOT / path).read_text(encoding="utf-8").partition(table.MARKS[0])
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in rest.partition(table.MARKS[1])[0]
+                 .splitlines() if line.startswith("|")]
+        return [tuple(line) for line in lines[2:]]
+    gist = rows("README.md")
+    assert len(gist) > 8 and set(gist) <= set(rows("benchmarks/README.md"))
+
+
+def test_a_collection_on_disk_has_all_its_clips_and_splits(tmp_path):
+    commands.data_of(tmp_path, 640, n_files=4)
+    dataset = FeatureDataset(tmp_path, "cqt")
+    assert dataset.array.shape == (640, 84, 640) and torch.equal(dataset.array[:160], dataset.array[480:])
+    assert [len(dataset.rows[split]) for split in ("training", "validation", "test")] == [576, 32, 32]
+
+
+def test_the_start_of_commands_is_measured_and_help_loads_little():
+    """What a command does not use, it does not import."""
+    seconds, imported = commands.start_up(1)
+    assert set(seconds) == set(imported) == set(commands.COMMANDS)
+    for name in ("predict", "features", "fma", "experiments"):
+        assert imported[name] == ["pandas"], name
+    assert "torch" not in imported["baselines"] + imported["ensembles"]
+    assert "torch" in imported["training"] and "sklearn" not in imported["training"]

@@ -4,9 +4,11 @@ import gc
 import itertools
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,18 +108,24 @@ def one_of_two_processes(data, out):
     destroy()
 
 
+def torchrun(out, *command):
+    """Start two processes of a command; `out` is a folder of theirs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master-port",
+                             str(port), *command], env=quiet_environment(out / "site"), cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 @pytest.fixture(scope="module")
 def two(tiny, tmp_path_factory):
     """Folder of what two processes computed, what each returned, what the command printed."""
     out = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master-port",
-                           str(port), __file__, tiny, out], env=quiet_environment(out / "site"), cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return out, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)], done.stdout
+    process = torchrun(out, __file__, tiny, out)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)], said
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +188,33 @@ def test_only_the_first_process_writes(two):
     assert not (out / "written_by_1").exists()
     assert said.count("has the best validation accuracy") == 1              # and reports
     assert runs.is_finished(out / "runs" / "tiny" / "chroma_cqt_square" / "seed0")
+
+
+def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tiny, tmp_path):
+    def start(runs_dir):
+        return torchrun(tmp_path, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
+                        "--epochs", "12", "--device", "cpu")
+
+    killed, run_dir = start(tmp_path / "killed"), tmp_path / "killed" / "tiny" / "chroma_cqt_square" / "seed0"
+    end = time.monotonic() + 60
+    while not (run_dir / "state.pt").is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children")
+    if not children.exists():
+        killed.kill()
+        pytest.skip("this system does not list a process's children")
+    os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
+    _, errors = killed.communicate(timeout=60)
+    assert killed.returncode != 0 and (run_dir / "state.pt").is_file() and not runs.is_finished(run_dir)
+    assert "Traceback" not in errors.partition("torch/distributed/elastic")[0]
+    assert "lost the others" in errors or "SIGTERM" in errors          # torchrun may be the first to notice
+    for name in ("killed", "whole"):
+        process = start(tmp_path / name)
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 0 and "of 12 has the best" in said, errors
+    weights = [(tmp_path / name / "tiny" / "chroma_cqt_square" / "seed0" / "model.safetensors").read_bytes()
+               for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import re
 import warnings
 
 import pytest
+from torch import nn
 
 import diagrams
 from bbnn_models import BBNN, InceptionBlock
@@ -35,7 +36,7 @@ def test_every_arrow_joins_two_boxes_and_every_box_is_reached(name, tmp_path):
 def test_blocks_are_drawn_with_the_kernels_they_have(name, network):
     drawn = sorted(kernel for text in texts(diagrams.plot_diagram(name))
                    for kernel in re.findall(r"conv (\d×\d)", text))
-    there = sorted("×".join(map(str, m.kernel_size)) for m in network.modules() if type(m).__name__ == "Conv2d")
+    there = sorted("×".join(map(str, m.kernel_size)) for m in network.modules() if isinstance(m, nn.Conv2d))
     assert drawn == there
 
 

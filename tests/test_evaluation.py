@@ -64,7 +64,8 @@ def test_roc_with_ties_is_scikit_learns(clips):
 def test_area_is_that_under_the_curve_drawn(clips):
     positive, scores = map(np.array, zip(*clips, strict=True))
     false_alarms, hits, _ = ev.roc_curve(positive, scores)
-    assert np.trapezoid(hits, false_alarms) == pytest.approx(ev.roc_auc(positive, scores))
+    area = np.diff(false_alarms) @ (hits[1:] + hits[:-1]) / 2
+    assert area == pytest.approx(ev.roc_auc(positive, scores))
 
 
 @given(st.integers(0, 10**6), st.integers(3, 8))

@@ -111,7 +111,8 @@ def test_a_result_holds_all_that_a_table_needs(tiny, three_seeds):
     folder, result = three_seeds
     assert json.loads((folder / "results" / "tiny" / "chroma_cqt_square.json").read_text()) == json.loads(
         json.dumps(result))
-    assert set(result) == {"experiment", "dataset", "seeds", "test", "parameters", "config", "device", "versions"}
+    assert set(result) == {"experiment", "dataset", "seeds", "test", "parameters", "config", "device", "versions",
+                           "data", "commit"}
     assert result["dataset"] == "tiny" and result["parameters"] == 241_084      # 241,216 less 4 of 8 genres
     assert [seed["seed"] for seed in result["seeds"]] == [0, 1, 2]
     for seed in result["seeds"]:

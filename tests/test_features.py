@@ -18,8 +18,9 @@ from conftest import FAULTS, ROOT
 
 import features
 import transforms
+from clips import clip_features
 from datasets import load_index
-from features import clip_features, fill_cache
+from features import fill_cache
 from fma import audio_path, run_command
 from transforms import FEATURES
 
@@ -170,7 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(small, cache,
 
 def test_a_complete_cache_is_left_alone(small, copy, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in copy.iterdir()}
-    monkeypatch.setattr(features, "clip_features", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr("clips.clip_features", lambda *a: pytest.fail("computed again"))
     index = fill_cache(small, ALL, features_dir=copy, progress=False)
     assert {p: p.stat().st_mtime_ns for p in copy.iterdir()} == before
     assert index["status"].tolist() == load_index(copy)["status"].tolist()
@@ -180,7 +181,7 @@ def test_a_feature_added_later_is_all_that_is_computed(small, cache, copy, monke
     for path in copy.glob("chroma_stft.*"):
         path.unlink()
     seen = []
-    monkeypatch.setattr(features, "clip_features", lambda path, names: seen.append((path, names)) or
+    monkeypatch.setattr("clips.clip_features", lambda path, names: seen.append((path, names)) or
                         clip_features(path, names))
     fill_cache(small, ALL, features_dir=copy, workers=1, progress=False)
     assert {names for _, names in seen} == {("chroma_stft",)}
@@ -251,7 +252,7 @@ def run_for(clips, small, folder):
         return clip_features(path, names)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(features, "clip_features", dies)
+        patch.setattr("clips.clip_features", dies)
         fill_cache(small, ("mel_stft", "mfcc"), features_dir=folder, workers=1, progress=False)
     return folder
 
@@ -269,7 +270,7 @@ def assert_goes_on(small, cache, folder):
 
 def test_only_what_is_left_is_computed(small, cache, cut_off, monkeypatch):
     seen = []
-    monkeypatch.setattr(features, "clip_features", lambda *a: seen.append(a) or clip_features(*a))
+    monkeypatch.setattr("clips.clip_features", lambda *a: seen.append(a) or clip_features(*a))
     assert_goes_on(small, cache, cut_off)
     assert len(seen) == len(load_index(cache)) - 7
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 import features
 import runs
+import steps
 import training
 from augmentation import Augmentation
 from datasets import FeatureDataset, JointDataset, load_index
@@ -136,7 +137,7 @@ def test_features_and_index_are_the_same_bytes_without_copies(few, shifted, tmp_
 
 def test_each_clip_is_decoded_once_for_all_arrays(few, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(features, "read_audio", lambda path: seen.append(path) or read_audio(path))
+    monkeypatch.setattr("clips.read_audio", lambda path: seen.append(path) or read_audio(path))
     features.main(command(few, tmp_path / "features", *SHIFTED))
     assert len(seen) == len(set(seen)) == 5                             # the missing one is not tried
 
@@ -236,7 +237,7 @@ def test_a_training_batch_has_the_labels_of_its_clips_whatever_was_drawn(data):
     dataset = FeatureDataset(data, "cqt")
     mean, std = (torch.tensor(v)[:, None] for v in dataset.normalise())
     rows = torch.from_numpy(dataset.rows["training"][:16])
-    x, y, targets = training.training_batch(dataset, rows, training.Training(pitch_copies=True), seeded(5))
+    x, y, targets = steps.training_batch(dataset, rows, training.Training(pitch_copies=True), seeded(5))
     assert torch.equal(y, dataset.labels[rows]) and torch.equal(targets.argmax(1), y)
     expected = clips_or_copies(dataset, rows, seeded(5))
     torch.testing.assert_close(x, (expected - mean) / std)

@@ -25,7 +25,8 @@ import runs
 import training
 from experiments import EXPERIMENTS
 from fma import DataError, run_command
-from training import Training, learning_rate
+from steps import learning_rate
+from training import Training
 
 SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
@@ -257,16 +258,6 @@ def test_patience_counts_epochs_since_the_best(tiny, tmp_path, monkeypatch, pati
 
 
 # ---- settings do what their lines say ----------------------------------------------------------------------
-
-
-def test_one_cycle_warms_up_and_anneals_to_zero():
-    settings = Training(lr=0.01, one_cycle=True)
-    rates = [learning_rate(step, 1000, settings) for step in range(1001)]
-    assert rates[0] == pytest.approx(0.01 / 25) and np.argmax(rates) == 300 and rates[300] == 0.01
-    assert np.allclose(np.diff(rates[:301]), np.diff(rates[:301])[0])                   # a straight line up
-    assert all(np.diff(rates[300:]) < 0) and rates[650] == pytest.approx(0.005)         # half a cosine down
-    assert rates[1000] == pytest.approx(0, abs=1e-9)
-    assert {learning_rate(step, 1000, Training(lr=0.01)) for step in range(1000)} == {0.01}
 
 
 @pytest.mark.parametrize("one_cycle", [True, False])
@@ -524,13 +515,3 @@ def test_values_that_are_not_numbers_name_the_file(tiny, tmp_path, split):
     np.save(path, values)
     with pytest.raises(DataError, match="cqt.npy holds values that are not numbers"):
         train(data, tmp_path, feature="cqt", epochs=1)
-
-
-def test_a_last_batch_of_one_clip_goes_with_the_one_before(tiny, tmp_path, monkeypatch):
-    sizes, real = [], training.training_batch
-    monkeypatch.setattr(training, "training_batch", lambda dataset, rows, *rest: (
-        sizes.append(len(rows)) or real(dataset, rows, *rest)))
-    row = {"feature": "chroma_cqt", "model": "Dense"}       # whose batch norm stops at one clip
-    training.run("x", row, tiny, {"epochs": 1, "batch_size": 13, "precision": "float32"}, tmp_path, device="cpu",
-                 progress=False)
-    assert sizes == [13, 13, 14] and training.count_steps(40, 13) == 3 and training.count_steps(1, 13) == 1

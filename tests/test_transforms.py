@@ -16,8 +16,9 @@ import soundfile
 from conftest import write_tracks
 
 import transforms
+from clips import clip_features
 from datasets import load_index
-from features import clip_features, fill_cache
+from features import fill_cache
 from fma import audio_path
 from transforms import FEATURES
 

@@ -1,0 +1,284 @@
+"""Faults for minutes on end: commands killed at random moments, disks that are full or read-only, two at once.
+
+    python soak/faults.py                       # about five minutes on two cores
+    python soak/faults.py --rounds 50 --seed 7  # longer, at other moments
+
+Each fault ends with the same command run to its end, and the bytes compared with those of a run that nothing
+disturbed. Prints a table; the exit status is 1 if any outcome differs.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import pandas as pd  # noqa: E402 - modules and the tests' collections are found above
+
+import demo  # noqa: E402
+import tables  # noqa: E402
+from evaluation import format_table  # noqa: E402
+
+QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def python(*line, **kwargs):
+    """Start a command of this repository."""
+    given = {"cwd": ROOT, "env": QUIET, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, line)], **given | kwargs)
+
+
+def finish(*line):
+    """Run a command to its end; an AssertionError if it fails."""
+    process = python(*line)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said[-500:]
+
+
+def contents(folder):
+    """Relative name to bytes of all files but hidden ones; seconds, which no two runs share, are blanked."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and not re.search(r"(^|/)\.", name):
+            found[name] = re.sub(rb'("seconds": )[\d.e+-]+', rb"\1", path.read_bytes())
+    return found
+
+
+def kill_and_go_on(line, folder, whole, lasts, kills, rng):
+    """Kill a command at so many random moments; each time that it ends, compare what it left, and begin anew."""
+    for _ in range(kills):
+        while True:
+            process = python(*line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(rng.uniform(0.2, 0.9) * lasts)
+            process.kill()
+            if process.wait() == -9:
+                break
+            same_bytes(folder, whole)
+            shutil.rmtree(folder)
+    finish(*line)
+    same_bytes(folder, whole)
+
+
+def same_bytes(folder, whole):
+    one, other = contents(folder), contents(whole)
+    differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    assert not differ, f"other bytes in {', '.join(differ)}"
+
+
+def timed(*line):
+    start = time.monotonic()
+    finish(*line)
+    return time.monotonic() - start
+
+
+# ---- one function for each fault: what was tried, in words -----------------------------------------------------
+
+
+def features_killed(folder, rounds, rng):
+    """features.py with two processes on 40 clips of the synthetic corpus."""
+    source, data = Path(demo.make(ROOT / "data" / "demo")), folder / "corpus"
+    tracks = pd.read_csv(source / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1])
+    chosen = sorted(random.Random(0).sample(list(tracks.index), 40))
+    (data / "fma_metadata").mkdir(parents=True)
+    tracks.loc[chosen].to_csv(data / "fma_metadata" / "tracks.csv")
+    (data / "fma_small").symlink_to(source / "fma_small")
+    line = ["features.py", "--data-dir", data, "--workers", 2, "--features", "cqt", "mel_stft", "mfcc",
+            "--features-dir"]
+    lasts = timed(*line, folder / "whole")
+    kill_and_go_on([*line, folder / "killed"], folder / "killed", folder / "whole", lasts, rounds, rng)
+    assert not (folder / "killed" / ".partial").exists(), "something is left"
+    return f"{rounds} kills of features.py with 2 processes, then to the end"
+
+
+def tiny(folder):
+    from synthetic import make_collection
+
+    return make_collection(folder / "tiny")
+
+
+def training_line(data, runs_dir, epochs=30):
+    return ["training.py", "chroma_cqt_square", "--data-dir", data, "--runs-dir", runs_dir, "--epochs", epochs,
+            "--batch-size", 16, "--precision", "float32", "--device", "cpu"]
+
+
+def training_killed(folder, rounds, rng):
+    data = tiny(folder)
+    lasts = timed(*training_line(data, folder / "whole"))
+    kill_and_go_on(training_line(data, folder / "killed"), folder / "killed", folder / "whole", lasts, rounds, rng)
+    return f"{rounds} kills of training.py, then to the end"
+
+
+def experiments_killed(folder, rounds, rng):
+    """Two seeds, their result and predictions, and then the table of a text."""
+    data, lines = tiny(folder), {}
+    for name in ("whole", "killed"):
+        lines[name] = ["experiments.py", "run", "chroma_cqt_square", "--repeats", 2, "--epochs", 3, "--data-dir", data,
+                       "--device", "cpu", "--runs-dir", folder / name, "--results-dir", folder / name / "results"]
+    kill_and_go_on(lines["killed"], folder / "killed", folder / "whole", timed(*lines["whole"]), rounds, rng)
+    for name in lines:
+        (folder / name / "README.md").write_text("<!-- table tiny * -->\n<!-- end -->\n")
+        finish("experiments.py", "table", "--readme", folder / name / "README.md", "--results-dir",
+               folder / name / "results")
+    same_bytes(folder / "killed", folder / "whole")
+    return f"{rounds} kills of experiments.py run, then to the end and into a table"
+
+
+def keep_writing(folder):
+    text = "".join(f"line {k}\n" for k in range(30_000))
+    for k in itertools.count():
+        tables.save_whole(folder / "README.md", lambda path, k=k: path.write_text(f"{k % 2}\n{text}"))
+        tables.save_table(folder, "tiny", "table", pd.DataFrame({"x": [k % 2] * 9999}))
+
+
+def tables_killed(folder, rounds, rng):
+    tries = 10 * rounds
+    for _ in range(tries):
+        process = multiprocessing.get_context("fork").Process(target=keep_writing, args=(folder,))
+        process.start()
+        time.sleep(rng.uniform(0.02, 0.3))
+        process.kill()
+        process.join()
+        if (folder / "README.md").exists():
+            assert (folder / "README.md").read_text().endswith("line 29999\n"), "half a text"
+        if (folder / "tiny" / "table.csv").exists():
+            assert len(pd.read_csv(folder / "tiny" / "table.csv")) == 9999, "half a table"
+    return f"{tries} kills while texts and tables are written"
+
+
+def downloads_killed(folder, rounds, rng):
+    import test_download
+
+    server = test_download.Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    expected, hit = {**test_download.METADATA, **test_download.AUDIO}, 0
+    start = time.monotonic()
+    assert test_download.fetch(server, folder / "whole")[0] == 0
+    lasts = time.monotonic() - start
+    for k in range(rounds):
+        data = folder / f"data{k}"
+        for _ in range(3):
+            process = test_download.start(server, data)
+            time.sleep(rng.uniform(0.1, 0.8) * lasts)
+            process.kill()
+            process.communicate()
+            hit += process.returncode == -9
+            for name, content in test_download.content(data).items() if data.exists() else ():
+                assert name.endswith(".part") or content == {**expected, **server.archives}[name], f"half of {name}"
+        status, said = test_download.fetch(server, data)
+        assert status == 0 and test_download.content(data) == expected, said
+    server.shutdown()
+    return f"{hit} kills of download_data.sh in {rounds} downloads, each then to the end"
+
+
+def two_at_once(folder, rounds, rng):
+    data, refused = tiny(folder), 0
+    finish(*training_line(data, folder / "whole"))
+    for k in range(rounds):
+        both = []
+        for _ in range(2):
+            both.append(python(*training_line(data, folder / f"run{k}")))
+            time.sleep(rng.uniform(0, 0.5))
+        said = [process.communicate(timeout=600)[1] for process in both]
+        statuses = sorted(process.returncode for process in both)
+        assert statuses in ([0, 0], [0, 2]), said
+        refused += statuses == [0, 2]
+        assert all(process.returncode == 0 or "is being trained by another process" in text
+                   for process, text in zip(both, said, strict=True)), said
+        same_bytes(folder / f"run{k}", folder / "whole")
+    return f"{rounds} pairs of training.py on one run: the second refused {refused} times, else it came after the first"
+
+
+MOUNTS = ["unshare", "--mount", "sh", "-c"]
+
+
+def can_mount():
+    """Whether this process may mount file systems, in a name space of its own."""
+    if not shutil.which("unshare"):
+        return False
+    return subprocess.run([*MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode == 0
+
+
+def disks_full(folder, rounds, rng):
+    """A file system of so many kilobytes, which is then made larger."""
+    if not can_mount():
+        return None
+    data, sizes = tiny(folder), [100, 600, 1500, 2500, 4000, *(rng.randint(50, 5000) for _ in range(rounds - 5))]
+    finish(*training_line(data, folder / "whole", 4))
+    (folder / "disk").mkdir()
+    line = " ".join(f"'{word}'" for word in [sys.executable, *training_line(data, folder / "disk" / "runs", 4)])
+    stopped = 0
+    for size in sizes:
+        script = (f"set -e; mount -t tmpfs -o size={size}k none {folder}/disk; status=0; {line} || status=$?; "
+                  f"echo status $status >&2; mount -o remount,size=99m {folder}/disk; {line}; "
+                  f"cp -r {folder}/disk/runs {folder}/copy{size}")
+        done = subprocess.run([*MOUNTS, script], cwd=ROOT, env=QUIET, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-500:]
+        stopped += "status 2" in done.stderr
+        assert ("status 2" in done.stderr) == ("cannot be" in done.stderr), done.stderr[-500:]
+        same_bytes(folder / f"copy{size}", folder / "whole")
+    return f"training.py on {len(sizes)} disks of {min(sizes)} to {max(sizes)} kB: {stopped} full, then enlarged"
+
+
+def disks_read_only(folder, rounds, rng):
+    if not can_mount():
+        return None
+    data = tiny(folder)
+    (folder / "disk").mkdir()
+    commands = [training_line(data, folder / "disk", 2),
+                ["experiments.py", "run", "chroma_cqt_square", "--epochs", 2, "--data-dir", data, "--runs-dir",
+                 folder / "disk", "--results-dir", folder / "disk"],
+                ["features.py", "--data-dir", ROOT / "data" / "demo", "--features", "mfcc", "--features-dir",
+                 folder / "disk" / "features"]]
+    for command in commands:
+        line = " ".join(f"'{word}'" for word in [sys.executable, *command])
+        script = f"mount --bind {folder}/disk {folder}/disk && mount -o remount,bind,ro {folder}/disk && exec {line}"
+        done = subprocess.run([*MOUNTS, script], cwd=ROOT, env=QUIET, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr[-500:]
+    return f"{len(commands)} commands on a read-only disk, each one line and status 2"
+
+
+FAULTS = (downloads_killed, features_killed, training_killed, experiments_killed, tables_killed, two_at_once,
+          disks_full, disks_read_only)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Try faults at random moments, and see that nothing is lost.")
+    parser.add_argument("--rounds", type=int, default=8, help="kills of each command (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--only", nargs="+", choices=[fault.__name__ for fault in FAULTS], metavar="FAULT",
+                        help=f"of {', '.join(fault.__name__ for fault in FAULTS)}")
+    args = parser.parse_args(argv)
+    rows, failed = [], False
+    for fault in FAULTS:
+        if args.only and fault.__name__ not in args.only:
+            continue
+        start, name = time.monotonic(), fault.__name__.replace("_", " ")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                tried = fault(Path(folder), args.rounds, random.Random(args.seed))
+                outcome = "not tried: no permission to mount" if tried is None else "same bytes, nothing half-written"
+                if fault is disks_read_only and tried:
+                    outcome = "said in one line"
+            except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+                tried, outcome, failed = "", f"FAILED: {' '.join(str(error).split())}", True
+        print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+        rows.append([name, tried, outcome, f"{time.monotonic() - start:.0f}"])
+    print(format_table(rows, ["fault", "tried", "outcome", "seconds"]))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
