@@ -36,7 +36,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from evaluation import summarise
 from fma import SPLITS, SUBSETS, DataError, find_data, progress_bar, run_command, some
-from runs import is_finished, load_config, load_probabilities, save_probabilities, save_whole
+from runs import commit, is_finished, load_config, load_probabilities, save_probabilities, save_whole
 from statistics_dataset import ONLY, Statistics
 from tables import read_result, results_table, save_result
 
@@ -170,7 +170,8 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     versions = {"python": platform.python_version(),
                 **{lib: importlib.metadata.version(lib) for lib in ("numpy", "scipy", "scikit-learn")}}
     common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
-              "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions}
+              "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions,
+              "commit": commit()}
     seeds = {name: range(_count_seeds(name, _result_path(results_dir, data, name), repeats)) for name in names}
     runs = {}
     for name in progress_bar(names, unit="classifier", delay=2, show=progress):      # none where all is there already
@@ -212,7 +213,7 @@ def _summarise(name, runs, suffix):
     return {"experiment": f"baseline_{name}{suffix}", "dataset": config["dataset"], "seeds": seeds, "test": summary,
             "parameters": None, "reported": None if suffix else REPORTED.get(name),
             "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"]}
+            "device": config["device"], "versions": config["versions"], "commit": config.get("commit")}
 
 
 def _accuracy(said):

@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from evaluation import summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
-from runs import load_config, load_probabilities
+from runs import commit, load_config, load_probabilities
 from tables import read_result, results_table, save_result
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
@@ -141,9 +141,16 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
               "reported": None,
               "config": {"model": {"class": f"{len(folders)} models", "args": {"weights": weights}},
                          "feature": "+".join(features), "feature_parameters": {}, "scale": "db", "training": {}},
-              "device": config["device"], "versions": config["versions"]}
+              "device": config["device"], "versions": config["versions"], "commit": commit(),
+              "data": {member: _data_of(load_config(_seed_of(folder, 0)))
+                       for member, folder in zip(ENSEMBLES[name], folders, strict=True)}}
     save_result(path, result, tests)
     return result
+
+
+def _data_of(config):
+    """The fingerprint of what a member learned; None in runs from before it was noted."""
+    return config.get("data") or config["feature_parameters"].get("sha256")
 
 
 def _seed_of(folder, seed):

@@ -72,12 +72,14 @@ def least_work(model, size, batch_size, value_bytes=2):
         output = output[0] if isinstance(output, tuple) else output         # recurrent layers give their state too
         weights = sum(p.numel() for name, p in layer.named_parameters() if "bias" not in name)
         places = output.shape[-2:].numel() if isinstance(layer, nn.Conv2d) else output.shape[1:-1].numel()
-        first = inputs[0].data_ptr() in clip
-        found["operations"] += 2 * weights * places * (2 if first else 3)
+        maps = inputs[0] if isinstance(inputs[0], tuple) else inputs[:1]    # a convolution may take several as one
+        for x in maps:
+            share = x.shape[1] / sum(m.shape[1] for m in maps)
+            found["operations"] += 2 * weights * places * share * (2 if x.data_ptr() == clip else 3)
         found["values"] += output[0].numel()
 
     x = torch.zeros(1, *size)
-    clip = {x.data_ptr()}
+    clip = x.data_ptr()
     for layer in model.modules():
         if isinstance(layer, COUNTED):
             hooks.append(layer.register_forward_hook(note))

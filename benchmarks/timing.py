@@ -3,10 +3,12 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -117,7 +119,7 @@ def watch(command, journal=None, skip=0):
     seconds : float
         From beginning to end, imports included.
     peak : float
-        Resident memory at its most, in MiB: of the process, or of one that it started if that is larger.
+        Resident memory of the process at its most, in MiB; without Linux, also that of one that it started.
     rate : float
         Lines of the journal per second once the first `skip` were there; NaN without a journal.
     """
@@ -125,9 +127,12 @@ def watch(command, journal=None, skip=0):
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD},
                                    stdout=subprocess.DEVNULL, stderr=errors)
-        pid = 0
+        pid, status_file, peak = 0, Path(f"/proc/{process.pid}/status"), 0
         while not pid:
             time.sleep(0.01)
+            with suppress(OSError):         # its own mark: what getrusage says began with this process's memory
+                held = re.search(r"VmHWM:\s+(\d+) kB", status_file.read_text())
+                peak = max(peak, int(held[1]) / 2**10 if held else 0)
             if journal is not None and journal.is_file():
                 now, before = time.perf_counter(), lines
                 lines = max(lines, journal.read_bytes().count(b"\n"))
@@ -144,7 +149,7 @@ def watch(command, journal=None, skip=0):
     if len(marks) > 1:
         (t0, n0), (t1, n1) = marks[0], marks[-1]
         rate = (n1 - n0) / (t1 - t0)
-    return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), rate
+    return seconds, peak or usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), rate
 
 
 def write_tracks(data_dir, n_tracks):

@@ -16,7 +16,7 @@ from baselines import CLASSIFIERS, ShrunkQDA, Statistics, fit_baselines, scores_
 from datasets import FeatureDataset
 from figures import plot_panels
 from fma import DataError, run_command
-from runs import load_probabilities
+from runs import commit, load_probabilities
 from statistics_dataset import LEVELS, load_statistics
 
 GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
@@ -250,6 +250,7 @@ def test_a_result_is_laid_out_as_a_networks_is(fitted):
         assert json.loads(path.read_text()) == result and result["experiment"] == f"baseline_{name}"
         assert result["config"]["feature"] == "statistics" and result["config"]["feature_parameters"]["columns"] == 32
         assert {"model", "feature", "feature_parameters", "scale", "training"} == set(result["config"])
+        assert result["commit"] == commit() and len(result["config"]["feature_parameters"]["sha256"]) > 8
         assert result["test"]["clips"] == 18 and result["test"]["artists"] == 9 and result["parameters"] is None
         for seed, run in zip(result["seeds"], runs[name], strict=True):
             assert set(seed) == {"seed", "epoch", "epochs", "validation", "test", "test_max", "seconds"}

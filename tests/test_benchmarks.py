@@ -1,7 +1,6 @@
 """A benchmark that compares two different things, or divides the wrong way round, backs a claim that is not true."""
 
 import re
-import resource
 import sys
 import time
 from functools import partial
@@ -42,8 +41,7 @@ def test_a_watched_process_is_measured(tmp_path):
     code = (f"import time; x = bytearray(100 << 20); x[::4096] = b'x' * 25600; f = open({str(journal)!r}, 'a')\n"
             "for k in range(20): print(k, file=f, flush=True); time.sleep(0.05)")
     seconds, peak, rate = timing.watch([sys.executable, "-c", code], journal, skip=5)
-    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    assert seconds > 1 and 100 < peak < 300 + ours      # Linux counts what this process held when it began the other
+    assert seconds > 1 and 100 < peak < 200             # not what this process holds
     assert 5 < rate < 20.5                      # 20 lines a second, fewer where the machine is busy
 
 
@@ -93,12 +91,18 @@ def test_both_loops_train_the_same_function(name, size):
         torch.testing.assert_close(ours.eval()(x), original.eval()(x), atol=1e-5, rtol=1e-4)
 
 
-def test_the_least_work_of_a_network_is_what_torch_counts():
-    ours, _ = training.build("SquareCNN")
+@pytest.mark.parametrize("name", [name for name in training.NETWORKS if "CRNN" not in name])    # torch counts no GRU
+def test_the_least_operations_of_a_network_are_what_torch_counts(name):
+    ours, _ = training.build(name, (128, 128))
     with FlopCounterMode(display=False) as counted:
-        ours(torch.randn(2, 84, 640)).sum().backward()
-    operations, traffic = limits.least_work(ours, (84, 640), batch_size=2)
+        ours(torch.randn(2, 128, 128)).sum().backward()
+    operations, _ = limits.least_work(ours, (128, 128), batch_size=2)
     assert operations == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
+
+
+def test_the_least_traffic_of_a_network_is_that_of_its_convolutions():
+    ours, _ = training.build("SquareCNN")
+    _, traffic = limits.least_work(ours, (84, 640), batch_size=2)
     convolved = 84 * 640 * 8 + 42 * 160 * 32 + 21 * 40 * 128 + 7 * 10 * 256
     weights = sum(p.numel() for p in ours.parameters())
     assert traffic == pytest.approx(2 * 2 * 84 * 640 + 10 * convolved + 9 * 4 * weights / 2, rel=0.01)

@@ -59,12 +59,12 @@ def run(small, workers, tmp_path, monkeypatch):
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Change what the workers are sent: `code` that is added to features.py, or an argument of the plugin."""
+    """Change what the workers are sent: `code` that is added to clips.py, or an argument of the plugin."""
 
     def change(code="", **others):
         def make(sources, job, limit, versions, folders):
             given = {"limit": limit, "versions": versions, "folders": folders} | others
-            return make_plugin({**sources, "features.py": sources["features.py"] + code}, job, **given)
+            return make_plugin({**sources, "clips.py": sources["clips.py"] + code}, job, **given)
 
         monkeypatch.setattr(cluster, "_make_plugin", make)
 

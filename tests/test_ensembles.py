@@ -14,7 +14,7 @@ import tables
 import training
 from ensembles import fit_weights, join_runs
 from fma import DataError, run_command
-from runs import load_probabilities
+from runs import commit, load_probabilities
 from statistics_dataset import Statistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,6 +81,7 @@ def test_an_ensemble_is_a_result_like_others(trained, three):
     assert [seed["seed"] for seed in stored["seeds"]] == [0, 1] and stored["test"]["clips"] == 12
     assert all(set(w) == {"a", "b", "baseline_SVC_cqt"} and min(w.values()) >= 0
                for w in stored["config"]["model"]["args"]["weights"])
+    assert stored["commit"] == commit() and len({str(data) for data in stored["data"].values()}) == 3
     lines = (folder / "results" / "tiny" / "three.csv").read_text().splitlines()
     assert len(lines) == 1 + 12
 

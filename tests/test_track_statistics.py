@@ -20,6 +20,7 @@ from conftest import ROOT
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
+import clips
 import features
 from datasets import load_index
 from fma import audio_path
@@ -202,7 +203,8 @@ def test_killed_while_it_computes_statistics_it_ends_in_the_same_bytes(small, fi
 def asked_for(monkeypatch, data_dir, *args):
     """The arrays that `python features.py ARGS` would compute."""
     names, index = [], pd.DataFrame({"track_id": [2], "status": ["ok"]})
-    monkeypatch.setattr(features, "fill_cache", lambda data_dir, chosen, *rest: names.extend(chosen) or index)
+    monkeypatch.setattr(features, "fill_cache", lambda data_dir, chosen, *rest, **more: (
+        names.extend(chosen) or index))
     features.main(["--data-dir", str(data_dir), *args])
     return names
 
@@ -216,7 +218,7 @@ def test_statistics_are_computed_when_asked_for_and_only_then(small, monkeypatch
 def test_beside_other_features_they_are_the_same(small, filled):
     clip = load_index(filled).query("status == 'ok'")["track_id"].iloc[0]
     with threadpool_limits(1):                  # as the processes that fill a cache: two threads round otherwise
-        status, found = features.clip_features(audio_path(small, clip), ["mfcc", "statistics"])
+        status, found = clips.clip_features(audio_path(small, clip), ["mfcc", "statistics"])
     row = load_index(filled)["track_id"].tolist().index(clip)
     assert status == "ok" and set(found) == {"mfcc", "statistics"} and found["mfcc"].shape == (20, 640)
     assert np.array_equal(found["statistics"], np.load(filled / "statistics.npy")[row])
