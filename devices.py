@@ -81,18 +81,41 @@ def process_group(device):
     dist.destroy_process_group()
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes. Each of their losses depends on it, so its gradient is summed too."""
+class NormOverProcesses(torch.autograd.Function):
+    """Batch norm over the clips of all processes, in the kernels of torch's own: three passes forward, four back."""
 
     @staticmethod
-    def forward(ctx, x):
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx, x, weight, bias, eps):
+        count = x.new_tensor([x.numel() / x.shape[1]], dtype=weight.dtype)
+        mean, variance = torch.zeros_like(weight), torch.zeros_like(weight)
+        if len(x):                                                              # a last batch may leave one without
+            mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        sums = torch.cat([mean * count, count])
+        dist.all_reduce(sums)
+        joint, total = sums[:-1] / sums[-1], sums[-1]
+        variance = (variance + (mean - joint).square()) * count     # not the mean square: large ones would swamp it
+        dist.all_reduce(variance)
+        variance /= total
+        ctx.save_for_backward(x, weight, joint, variance, total)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(joint, variance, total)
+        y = torch.native_batch_norm(x, weight, bias, joint, variance, False, 0.0, eps)[0] if len(x) else x.clone()
+        return y, joint, variance, total
 
     @staticmethod
-    def backward(ctx, gradient):
-        return SumOverProcesses.apply(gradient)
+    def backward(ctx, gradient, *_):
+        x, weight, mean, variance, total = ctx.saved_tensors
+        known = mean, variance, None, None, False, ctx.eps
+        dx, dw, db = gradient, torch.zeros_like(weight), torch.zeros_like(weight)
+        if len(x):                                  # the kernels crash without
+            dx, dw, db = torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *known, [True] * 3)
+        sums = torch.cat([dw, db])
+        dist.all_reduce(sums)                       # the loss of each process depends on the statistics of all
+        scale = weight * (variance + ctx.eps).rsqrt() / total
+        of_norm, of_mean = (scale * part for part in sums.chunk(2))
+        if len(x):
+            dx = dx - torch.native_batch_norm(x, of_norm, of_mean, mean, variance, False, 0.0, ctx.eps)[0]
+        return dx, dw, db, None
 
 
 class JointBatchNorm:
@@ -104,19 +127,14 @@ class JointBatchNorm:
     def forward(self, x):                                                       # (batch, channels, ...)
         if not self.training:
             return super().forward(x)
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        axes, each = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
-        sums = torch.cat([values.sum(axes), values.new_tensor([x.numel() / x.shape[1]])])
-        mean, count = SumOverProcesses.apply(sums).split([x.shape[1], 1])
-        mean = mean / count
-        centred = values - mean.view(each)          # first: a difference of large squares would lose the variance
-        variance = SumOverProcesses.apply(centred.square().sum(axes)) / count
+        weight = self.weight if self.affine else torch.ones_like(self.running_mean)
+        bias = self.bias if self.affine else torch.zeros_like(self.running_mean)
+        y, mean, variance, total = NormOverProcesses.apply(x, weight, bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
             self.num_batches_tracked += 1
-        normed = centred * (variance + self.eps).rsqrt().view(each)
-        return (normed * self.weight.view(each) + self.bias.view(each) if self.affine else normed).to(x.dtype)
+        return y
 
 
 class JointBatchNorm1d(JointBatchNorm, nn.BatchNorm1d):

@@ -143,7 +143,7 @@ def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, exp
     with tempfile.TemporaryDirectory() as runs_dir:
         command = [*(start if processes > 1 else [sys.executable, "-c", code]), "training.py", experiment, "--data-dir",
                    str(data_dir), "--runs-dir", runs_dir, "--epochs", str(epochs)]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD, "OMP_NUM_THREADS": str(threads),
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **dict.fromkeys(ONE_THREAD, str(threads)),
                                                       "TQDM_DISABLE": "1"},
                               preexec_fn=before, capture_output=True, text=True)
         if done.returncode:

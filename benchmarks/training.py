@@ -141,38 +141,42 @@ def compare(name, size, n_clips, seconds, limits):
         lay_out(folder, n_clips, size)
         took = in_turns({loop: (epoch_of, (loop, name, folder, size)) for loop in LOOPS}, seconds)
     operations, traffic = least_work(build(name, size)[0], size, BATCH)
-    rate, bandwidth = limits
+    rate, bandwidth, rate32 = limits
     times = {"operations": operations / rate, "bytes": traffic / bandwidth}
     bound = max(times, key=times.get)
-    ours = np.median(took["ours"]) / n_clips
+    ours, theirs = (np.median(took[loop]) / n_clips for loop in ("ours", "original"))
     return {"network": name, "size": "×".join(map(str, size)), "turns": len(took["ours"]),
             **{loop: n_clips / np.median(took[loop]) for loop in LOOPS},
             "ratio": ratio(took["original"], took["ours"]), "ratio, memory kept": ratio(took[LOOPS[1]], took["ours"]),
-            "operations": operations, "bytes": traffic, "bound": bound, "share": times[bound] / ours}
+            "operations": operations, "bytes": traffic, "bound": bound, "share": times[bound] / ours,
+            "original share": max(operations / rate32, 2 * traffic / bandwidth) / theirs}
 
 
 def measure(networks=tuple(NETWORKS), sizes=tuple(SIZES), n_clips=2 * BATCH, seconds=20, show=True):
-    """Rows of `compare` for networks and sizes, and the machine's matrix rate and copy bandwidth."""
+    """Rows of `compare` for networks and sizes, and the machine's matrix rate, copy bandwidth and rate in float32."""
     device = choose_device()
-    limits = matrix_rate(device, choose_precision("auto", device)), copy_bandwidth(device)
+    limits = (matrix_rate(device, choose_precision("auto", device)), copy_bandwidth(device),
+              matrix_rate(device, "float32"))
     pairs = [(name, SIZES[size]) for size in sizes for name in networks]
     bar = tqdm(pairs, desc="networks", unit="network", leave=False, disable=None if show else True)
     return [compare(name, size, n_clips, seconds, limits) for name, size in bar], limits
 
 
 def describe_limits(limits, device):
-    """The two figures that bound every row, in a line."""
-    return (f"{choose_precision('auto', device)} matrix products {limits[0] / 1e9:,.0f} GFLOP/s, "
-            f"copies {limits[1] / 1e9:.1f} GB/s read and written")
+    """The figures that bound every row, in a line."""
+    return (f"{choose_precision('auto', device)} matrix products {limits[0] / 1e9:,.0f} GFLOP/s, float32 "
+            f"{limits[2] / 1e9:,.0f} GFLOP/s, copies {limits[1] / 1e9:.1f} GB/s read and written")
 
 
 def table(rows):
     """Rows of `measure` as Markdown."""
     cells = [(row["network"], row["size"], f"{row['original']:.0f}", f"{row[LOOPS[1]]:.0f}", f"{row['ours']:.0f}",
               f"{row['ratio']:.1f}", f"{row['ratio, memory kept']:.1f}", f"{row['operations'] / 1e6:.0f}",
-              f"{row['bytes'] / 1e6:.1f}", row["bound"], f"{100 * row['share']:.0f}") for row in rows]
+              f"{row['bytes'] / 1e6:.1f}", row["bound"], f"{100 * row['share']:.0f}",
+              f"{100 * row['original share']:.0f}") for row in rows]
     return format_table(cells, ["network", "input", "original, clips/s", "with memory kept", "ours", "ratio",
-                                "ratio, memory kept", "MFLOP/clip", "MB/clip", "bound by", "% of the bound"])
+                                "ratio, memory kept", "MFLOP/clip", "MB/clip", "bound by", "% of the bound",
+                                "original, % of float32's"])
 
 
 def main(argv=None):

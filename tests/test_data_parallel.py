@@ -61,7 +61,9 @@ def numerical_gradients(rank):
 
     def loss(values):
         y = norm(values)
-        return devices.SumOverProcesses.apply((y**3 + y.sin()).sum()).item()
+        total = (y**3 + y.sin()).sum().detach()
+        torch.distributed.all_reduce(total)
+        return total.item()
 
     pairs = []
     for owner, place in itertools.product((0, 1), (0, 7, 11)):      # both processes take part in each
