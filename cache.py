@@ -6,6 +6,7 @@
     features/.partial/shared            is there if several machines write them (cluster.py)
 """
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -222,7 +223,8 @@ def open_array(partial, name):
 def write_row(file, row, n_rows, data):
     """Write a row into the .npy file, in place: a memory map would hold on to every row written."""
     end = os.fstat(file.fileno()).st_size
-    os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data))
+    if os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data)) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def empty_row(partial, infos, row):
@@ -231,6 +233,13 @@ def empty_row(partial, infos, row):
         size = int(np.prod(info["shape"][1:])) * np.dtype(info["dtype"]).itemsize
         with open_array(partial, name) as file:
             write_row(file, row, info["shape"][0], bytes(size))
+
+
+def clear_finished(partial):
+    """Forget the plan of a run that was killed when its arrays had their names already."""
+    if (partial.parent / "index.csv").is_file() and not any(partial.glob("*.npy")):     # which are there before it
+        for name in ("shared", "plan.json"):
+            (partial / name).unlink(missing_ok=True)
 
 
 def finish(features_dir, infos, index):

@@ -93,6 +93,7 @@ def load_classifier(path=DEFAULT):
     try:
         config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
         _require_audio_feature(path, config)
+        _require_usual_frames(path, config)
         network = _rebuild(config, weights, remedy)
         if path.is_dir():
             temperature = fit_temperature(*_log_probabilities(path, "validation"))
@@ -106,6 +107,16 @@ def load_classifier(path=DEFAULT):
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{named} is damaged, or not of these weights ({reason}): {remedy}") from error
     return found
+
+
+def _require_usual_frames(path, config):
+    """An error unless the network learned clips, or chunks of clips, as long as predict.py makes them."""
+    from transforms import FEATURES, N_FRAMES
+
+    frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
+    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
+        raise DataError(f"{path} learned clips of {frames} frames, predict.py makes {made} of {config['feature']}: "
+                        "train again on a cache of features.py")
 
 
 def _rebuild(config, weights, remedy):

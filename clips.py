@@ -61,6 +61,8 @@ def clip_features(path, names=STUDY_FEATURES):
         return status, {}
     try:
         found = compute(y, sample_rate, names)
+    except (MemoryError, OSError, ImportError):     # the machine's fault, not the clip's
+        raise
     except Exception as error:          # what nobody foresaw of one clip must not end the others' run
         say(f"{path} is undecodable: {type(error).__name__}: {' '.join(str(error).split())}")
         return "undecodable", {}

@@ -22,17 +22,18 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
-from cache import lock
+from cache import InUse, lock
 from fma import DataError
 
 BATCH = 32          # clips in a task: a second or two, so that the scheduler is asked seldom and a death costs little
 AHEAD = 2           # tasks given out for each worker: one that it is at, one that waits
 HOPELESS = 3        # tasks that killed worker after worker while none was done: it is not the clips
 ANSWER = 10         # seconds that a scheduler has to answer
+PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done
 SHOWN_AFTER = 90    # seconds until a file made elsewhere is surely seen: NFS remembers for a minute that it was not
 
 
@@ -62,7 +63,7 @@ def connect(address):
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)      # a lost scheduler is said in a line, below
     try:
         client = Client(address, timeout=ANSWER)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"no Dask scheduler answers at {address} ({_line(error)}): begin one with dask scheduler, and "
                         "name it as tcp://host:8786") from error
     with client:
@@ -260,11 +261,13 @@ def compile_for_all(partial, compile_it):
     """Keep what numba compiles of librosa beside the growing cache, for `own_compiled`."""
     before = os.environ.get("NUMBA_CACHE_DIR")
     os.environ["NUMBA_CACHE_DIR"] = str(partial / "numba")
-    compile_it()
-    if before is None:
-        del os.environ["NUMBA_CACHE_DIR"]
-    else:
-        os.environ["NUMBA_CACHE_DIR"] = before
+    try:
+        compile_it()
+    finally:
+        if before is None:
+            del os.environ["NUMBA_CACHE_DIR"]
+        else:
+            os.environ["NUMBA_CACHE_DIR"] = before
 
 
 def own_compiled(partial, parent=None):
@@ -294,7 +297,17 @@ def parse_shard(text):
 @contextmanager
 def hold_shard(partial, shard):
     """Keep out whoever fills the cache alone, and a second process with this shard; other shards may come."""
-    with lock(partial, shared=True), lock(partial, "lock-{}of{}".format(*shard)):
+    end = time.monotonic() + PATIENCE
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(partial, shared=True))
+                break
+            except InUse:               # perhaps by a shard that has ended, and looks whether it was the last
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+        held.enter_context(lock(partial, "lock-{}of{}".format(*shard)))
         yield
 
 

@@ -33,7 +33,7 @@ def load_index(features_dir):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a table: delete {path.parent} and run features.py again") from error
     if (list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all()
-            or not pd.api.types.is_integer_dtype(index["track_id"])):
+            or not pd.api.types.is_integer_dtype(index["track_id"]) or not index["track_id"].is_unique):
         raise DataError(f"{path} is not an index of track_id,status: delete {path.parent} and run features.py again")
     return index
 

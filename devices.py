@@ -89,7 +89,7 @@ class NormOverProcesses(torch.autograd.Function):
         count = x.new_tensor([x.numel() / x.shape[1]], dtype=weight.dtype)
         mean, variance = torch.zeros_like(weight), torch.zeros_like(weight)
         if len(x):                                                              # a last batch may leave one without
-            mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+            mean, variance = torch.batch_norm_update_stats(x, mean, variance, 0.0)  # in float32, as these are
         sums = torch.cat([mean * count, count])
         dist.all_reduce(sums)
         joint, total = sums[:-1] / sums[-1], sums[-1]
@@ -159,6 +159,8 @@ def choose_device(name=None):
     """The named device, by default the GPU of this process or the CPU; a DataError if there is no such device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         if device == torch.device("cuda"):
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)

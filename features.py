@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cache import InUse, empty_row, find_known, finish, lock, make_plan, read_status
+from cache import InUse, clear_finished, empty_row, find_known, finish, lock, make_plan, read_status
 from clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
 from datasets import STATUSES
@@ -154,6 +154,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
 def _fill(names, setup, workers, progress, device, client=None, shard=None, join=False):
     """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
     ids, partial = setup[2], setup[4]
+    if not shard:
+        clear_finished(partial)
     known, complete = find_known(partial.parent, names, ids)        # another process may just have ended
     if complete:
         if not shard and not (partial / "plan.json").exists():
@@ -224,6 +226,8 @@ def main(argv=None):
         parser.error("--pitch-shift names a shift twice")
     if args.pitch_shift and args.statistics and not args.features:
         parser.error("--pitch-shift makes copies of features, not of statistics: name the features with --features")
+    if "" in (args.scheduler, args.shard):          # of a variable that was not set
+        parser.error("--scheduler and --shard need a value: tcp://host:8786, 2/16")
     if args.scheduler and (args.shard or args.device != "cpu" or args.workers):
         parser.error("--scheduler goes without --shard, --device and --workers: its workers compute on their cores")
     shard = parse_shard(args.shard) if args.shard else None

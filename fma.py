@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-              errno.EEXIST)
+              errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class DataError(Exception):
@@ -57,10 +57,16 @@ def run_command(main):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")        # a terminal without UTF-8 gets ? for a dash, and no traceback
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
     except DataError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        line = "".join(c if c.isprintable() else "?" for c in str(error))       # names may hold line ends and escapes
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
         return 2
+    except BrokenPipeError:             # of | head, which has enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")    # noqa: SIM115 - what is left is flushed at the end
+        return 0
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -160,7 +166,8 @@ def load_tracks(data_dir, subset="small"):
         if third and third[0].isdigit():        # it would be skipped as a header
             raise DataError(f"{path} has a track in line 3: its header takes three lines in FMA's layout")
         tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False,
-                             dtype={places[("track", "genre_top")]: str})       # a genre may be called 1980
+                             dtype={places[("track", "genre_top")]: str},       # a genre may be called 1980, or None
+                             keep_default_na=False, na_values=[""])
     except (StopIteration, ValueError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
         reason = " ".join(str(error).split()) or "it is cut short"
         raise DataError(f"{path} is not a table with FMA's three header lines ({reason})") from error

@@ -216,6 +216,8 @@ def _watch(seconds):
 def audio_files(paths):
     """Files as they are, folders as the audio files in them, at any depth, sorted."""
     found = []
+    if "" in paths:                     # of a variable that was not set: it would be the folder we are in
+        raise DataError("an empty name is no file: name files and folders")
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and not p.is_dir())

@@ -79,7 +79,7 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, grap
     model.train()
     for k, batch in enumerate(batches):
         set_learning_rate(optimizer, learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings))
-        if k + AHEAD < len(batches):
+        if k + AHEAD < len(batches) and not settings.pitch_copies:      # which copy is read is drawn later
             dataset.expect(batches[k + AHEAD][rank::size])
         totals += graph.take(step, batch) if graph else step(batch[rank::size], len(batch))
         if mean:
@@ -134,21 +134,22 @@ class StepGraph:
     """
 
     def __init__(self, device, first=3):
-        self.generator, self.first, self.graph = torch.Generator(device), first, None
+        self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
 
     def take(self, step, batch):
         """Take a step on a batch of rows; `step` is that of the first call for ever, but for its arguments."""
+        self.size = self.size or len(batch)
         if self.first > 0:
             self.first -= 1
             return self.aside(step, batch)
+        if len(batch) != self.size:
+            return step(batch, len(batch))
         if self.graph is None:
             self.rows, graph = batch.clone(), torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
             with torch.cuda.graph(graph):
                 self.found = step(self.rows, len(batch))
             self.graph = graph
-        if len(batch) != len(self.rows):
-            return step(batch, len(batch))
         self.rows.copy_(batch)
         self.graph.replay()
         return self.found

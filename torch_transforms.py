@@ -327,9 +327,9 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH):
             lengths.append(len(y))
             if len(keys) == size:
                 break
+        rows = list(_unstack(*before)) if before else []        # waits for the device, which has read that buffer then
         found = _compute(staging[0][: len(keys)], device, names, lengths) if keys else None
-        if before:
-            yield from _unstack(*before)            # waits for the device: then the other buffer has been read too
+        yield from rows                             # written by whoever asked, while the device computes
         if not keys:
             return
         staging.reverse()

@@ -67,6 +67,10 @@ class Training(Augmentation):
         for name, least in (("epochs", 0), ("batch_size", 1), ("lr", 0)):      # a batch norm needs two clips
             if not getattr(self, name) > least:
                 raise DataError(f"{name} must be above {least}, not {getattr(self, name)}")
+        for name, most in (("weight_decay", math.inf), ("clip_norm", math.inf), ("patience", math.inf),
+                           ("watch_test", math.inf), ("seed", 2**32), ("mixup", 100), ("mix_style", 100)):
+            if not 0 <= getattr(self, name) < most:
+                raise DataError(f"{name} must be from 0 to below {most}, not {getattr(self, name)}")
         for name in ("label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
@@ -242,7 +246,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
     if settings.graph and not (device.type == "cuda" and dataset.is_held() and world()[1] == 1
                                and not settings.pitch_copies):
-        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies")
+        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
+                        "leave out --graph")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}

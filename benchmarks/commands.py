@@ -27,7 +27,7 @@ from fma import DataError, run_command  # noqa: E402
 from inference import predict  # noqa: E402
 from runs import load_history  # noqa: E402
 
-COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "ensembles", "predict", "explain",
+COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "ensembles", "predict",
             "leakage", "reproduce", "random_splits")
 LARGE = ("torch", "librosa", "scipy", "sklearn", "pandas", "matplotlib", "numba", "soundfile")
 SHARED = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
@@ -205,11 +205,11 @@ def report(start, evaluation, shared, disk):
     tables.append(format_table(rows, ["evaluation, FrequencyCNN at 84 × 640", "ms/clip", "original / this"]))
     first = next(iter(shared.values()))
     rows = [(who, f"{rate:.0f}", f"{rate / first:.2f}") for who, rate in shared.items()]
-    tables.append(format_table(rows, ["training.py cqt_square", "clips/s", "/ 1 process, 1 thread"]))
+    tables.append(format_table(rows, ["training.py cqt_square", "clips of the collection/s", "/ 1 process, 1 thread"]))
     if disk:
         rows = [(how, f"{rate:.0f}", f"{rate / disk['held in memory']:.2f}") for how, rate in disk.items()]
         tables.append(format_table(rows, ["training.py cqt_temporal, a cache of 1.7 GB, 1 GiB for the process",
-                                          "clips/s", "/ held in memory"]))
+                                          "clips of the collection/s", "/ held in memory"]))
     return "\n\n".join(tables)
 
 

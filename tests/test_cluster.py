@@ -314,6 +314,22 @@ def test_arrays_that_machines_share_are_written_through(tmp_path):
         (tmp_path / "shared").touch()
 
 
+def test_a_shard_waits_for_one_that_looks_whether_it_was_the_last(tmp_path):
+    began, ended = threading.Event(), threading.Event()
+
+    def look():
+        with cache_files.lock(tmp_path):
+            began.set()
+            ended.wait(0.5)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert began.wait(5)
+    with cluster.hold_shard(tmp_path, (1, 2)):
+        assert not thread.is_alive() or thread.join(1) is None
+    thread.join()
+
+
 def test_what_numba_compiled_is_copied_and_not_shared(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", "before")
 

@@ -37,7 +37,8 @@ def joint_batches():
     rng = torch.Generator().manual_seed(0)
     return {"uneven": torch.randn(5, CHANNELS, 4, 6, generator=rng), "single": torch.randn(1, 3, 4, 6, generator=rng),
             "far": 1000 + torch.randn(7, CHANNELS, 4, 6, generator=rng),
-            "vectors": torch.randn(9, CHANNELS, generator=rng)}
+            "vectors": torch.randn(9, CHANNELS, generator=rng),
+            "bfloat16": (5 + 0.5 * torch.randn(7, CHANNELS, 4, 6, generator=rng)).bfloat16()}
 
 
 def norm_and_gradients(norm, x):
@@ -145,7 +146,8 @@ def test_joint_batch_norm_is_batch_norm_of_the_joint_batch(two, batch):
     x = joint_batches()[batch]
     alone = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[x.ndim]
     expected, parts = norm_and_gradients(alone(CHANNELS), x), [rank["norms"][batch] for rank in two[1]]
-    rtol, atol = (1e-3, 2e-3) if batch == "far" else (1e-4, 1e-5)      # at 1000, float32 has four digits left
+    rtol, atol = {"far": (1e-3, 2e-3),                  # at 1000, float32 has four digits left
+                  "bfloat16": (5e-2, 0.3)}.get(batch, (1e-4, 1e-5))
     for name in ("output", "input"):
         whole = torch.empty_like(x)
         whole[0::2], whole[1::2] = parts[0][name], parts[1][name]

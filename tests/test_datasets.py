@@ -298,7 +298,8 @@ def test_a_pickle_is_never_loaded(folder):
     assert not (folder / "sprung").exists()
 
 
-@pytest.mark.parametrize("content", ["", "nonsense", "track_id,status\n1,fine\n", "id,state\n1,ok\n", "\x00\x01",
+@pytest.mark.parametrize("content", ["", "nonsense", "track_id,status\n1,fine\n",
+                                     "track_id,status\n2,ok\n2,ok\n", "id,state\n1,ok\n", "\x00\x01",
                                      'track_id,status\n"1,ok\n', "track_id,status\n1,ok,3,4\n2\n"])
 def test_a_damaged_index_is_named_in_one_line(folder, content):
     (folder / "features" / "index.csv").write_text(content)

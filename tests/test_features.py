@@ -18,6 +18,7 @@ from conftest import FAULTS, ROOT
 
 import features
 import transforms
+from cache import write_row
 from clips import clip_features
 from datasets import load_index
 from features import fill_cache
@@ -370,3 +371,28 @@ def test_first_use_by_two_processes_leaves_librosa_whole(small, tmp_path):
     subprocess.run([*command, "--workers", "2", "--features", "chroma_stft"], cwd=ROOT, env=fresh, check=True)
     code = "import librosa, numpy as np; librosa.estimate_tuning(S=np.random.rand(513, 9))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=fresh, check=True)
+
+
+def test_a_row_that_the_disk_cuts_short_is_an_error(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.zeros((4, 8), np.float16))
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda number, data, offset: pwrite(number, data[:-1], offset))
+    with open(tmp_path / "x.npy", "r+b", buffering=0) as file, pytest.raises(OSError) as error:
+        write_row(file, 2, 4, bytes(16))
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "x.npy")
+
+
+def test_a_fault_of_the_machine_is_none_of_the_clip(small, cache, monkeypatch):
+    clip = audio_path(small, load_index(cache).query("status == 'ok'")["track_id"].iloc[0])
+    for fault in (MemoryError, OSError, ImportError):
+        monkeypatch.setattr("clips.compute", lambda *args, fault=fault: (_ for _ in ()).throw(fault))
+        with pytest.raises(fault):
+            clip_features(clip, ["mfcc"])
+
+
+def test_a_run_that_was_killed_when_it_cleared_up_is_in_nobodys_way(small, copy, cache):
+    (copy / "mfcc.npy").unlink()
+    (copy / ".partial").mkdir()
+    (copy / ".partial" / "plan.json").write_text('{"names": ["cqt"]}')       # whose arrays have their names
+    fill_cache(small, ("mfcc",), features_dir=copy, workers=1, progress=False)
+    assert contents(copy) == contents(cache)

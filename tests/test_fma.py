@@ -319,3 +319,27 @@ def test_progress_bars_can_be_switched_off_from_outside(monkeypatch, capsys, var
     with fma.progress_bar(total=3, show=show) as bar:
         assert bar.disable is hidden
     assert bool(capsys.readouterr().err) is not hidden
+
+
+def test_a_genre_may_be_called_none(tmp_path):
+    write_tracks(tmp_path, [2, 3, 4], {("set", "split"): ["training"], ("set", "subset"): ["small"],
+                                       ("track", "genre_top"): ["None", "NA", ""]})
+    assert load_tracks(tmp_path)["genre"].tolist()[:2] == ["None", "NA"]
+    assert load_tracks(tmp_path)["genre"].isna().tolist() == [False, False, True]
+
+
+def test_a_message_is_one_line_whatever_is_in_a_name(capsys):
+    def fail():
+        raise DataError("no\npe \x1b[31m.mp3 not found")
+
+    assert run_command(fail) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "\x1b" not in said
+
+
+def test_a_reader_who_has_enough_ends_a_command_quietly():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from fma import run_command\n"
+    code += "sys.exit(run_command(lambda: [print('x' * 9999) for _ in range(99)] and 0))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(30) == 0

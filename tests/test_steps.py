@@ -164,10 +164,11 @@ def test_a_recorded_step_learns_every_batch_once_and_in_order(fake_cuda):
         return work()
 
     graph, batches = steps.StepGraph(torch.device("cpu"), first=2), [torch.arange(k, k + 3) for k in range(0, 15, 3)]
-    batches.insert(3, torch.arange(90, 92))                         # of another size
+    batches.insert(2, torch.arange(90, 92))                         # smaller: not what is to be recorded
     found = [graph.take(step, batch).tolist() for batch in batches]
     assert learned == [(batch.tolist(), len(batch)) for batch in batches]
     assert found == [[batch.sum().item(), len(batch)] for batch in batches]
+    assert len(graph.rows) == 3
     assert graph.graph.registered is graph.generator                # else dropout and augmentation would repeat
 
 

@@ -323,6 +323,12 @@ def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
     (["--batch-size", -1], "batch_size must be above 1"),
     (["--lr", "nan"], "lr must be above 0"),
     (["--device", "gpu"], "device 'gpu' cannot be used"),
+    (["--device", "meta"], "device 'meta' cannot be used"),
+    (["--weight-decay", "nan"], "weight_decay must be from 0"),
+    (["--clip-norm", "-1"], "clip_norm must be from 0"),
+    (["--patience", "-1"], "patience must be from 0"),
+    (["--seed", 10**15], "seed must be from 0 to below 4294967296"),
+    (["--mixup", "1e300"], "mixup must be from 0 to below 100"),
 ])
 def test_a_wrong_setting_is_one_line_and_leaves_nothing_behind(tiny, tmp_path, capsys, options, words):
     status, said = command(capsys, "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", tmp_path / "runs", *options)
