@@ -32,7 +32,7 @@ from fma import DataError
 BATCH = 32          # clips in a task: a second or two, so that the scheduler is asked seldom and a death costs little
 AHEAD = 2           # tasks given out for each worker: one that it is at, one that waits
 HOPELESS = 3        # tasks that killed worker after worker while none was done: it is not the clips
-ANSWER = 10         # seconds that a scheduler has to answer
+ANSWER = 20         # seconds that a scheduler has to answer
 PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done
 SHOWN_AFTER = 90    # seconds until a file made elsewhere is surely seen: NFS remembers for a minute that it was not
 

@@ -33,8 +33,11 @@ def load_index(features_dir):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a table: delete {path.parent} and run features.py again") from error
     if (list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all()
-            or not pd.api.types.is_integer_dtype(index["track_id"]) or not index["track_id"].is_unique):
+            or not pd.api.types.is_integer_dtype(index["track_id"])):
         raise DataError(f"{path} is not an index of track_id,status: delete {path.parent} and run features.py again")
+    if not index["track_id"].is_unique:
+        twice = index["track_id"][index["track_id"].duplicated()].iloc[0]
+        raise DataError(f"{path} names track {twice} twice: delete {path.parent} and run features.py again")
     return index
 
 
@@ -63,7 +66,8 @@ def open_feature(features_dir, name, n_tracks):
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} not found: {remedy}") from error
     except Exception as error:      # NumPy has a dozen kinds for a header that is not one
-        raise DataError(f"{path} or its .json is damaged ({' '.join(str(error).split())}): {remedy}") from error
+        reason = "no .npy array of numbers" if "pickle" in str(error) else " ".join(str(error).split())
+        raise DataError(f"{path} or its .json is damaged ({reason}): {remedy}") from error
     if array.ndim != 3 or len(array) != n_tracks:
         raise DataError(f"{path} has shape {array.shape}, index.csv lists {n_tracks} tracks: {remedy}")
     if not {factor.size for factor in factors} <= {1, array.shape[1]}:

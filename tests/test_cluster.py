@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,13 +165,9 @@ def test_if_every_clip_kills_the_run_ends(run, cache, sent, workers, monkeypatch
 
 def test_two_runs_on_the_same_workers_do_not_mix(run, cache, tmp_path):
     """A worker that is between them opens the arrays of each anew."""
-    threads = [threading.Thread(target=run, args=(name, 1)) for name in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name in ("a", "b"):
-        assert_same(tmp_path / name, cache)
+    with ThreadPoolExecutor(2) as threads:
+        for folder in threads.map(run, ("a", "b"), (1, 1)):     # what one of them raises is raised here
+            assert_same(folder, cache)
 
 
 def test_a_killed_client_goes_on_where_it_was(small, cache, workers, tmp_path, run):
