@@ -1,7 +1,7 @@
 """Attacks, each tried: code in data files, names that lead elsewhere, text that a table would act upon.
 
 Archives that reach outside, checksums and certificates are attacked in test_download.py, caches and the state of a
-run in test_datasets.py and test_training.py.
+run in test_datasets.py and test_training_errors.py.
 """
 
 import ast
