@@ -16,11 +16,13 @@ demo: .venv/.installed
 	$(RUN) features.py --data-dir data/demo
 	$(RUN) experiments.py run --quick --figures --data-dir data/demo
 
+# Two processes, a file of tests each, with a thread each: most of the time a single one would wait for its own children.
 test: .venv/.installed
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
-# The same tests with the oldest versions that requirements*.txt admit, each range's lower bound. torch's is a CUDA
-# build of gigabytes, unless pip is told of torch's CPU index (pip config, or PIP_EXTRA_INDEX_URL; pytorch.org has it).
+# The same tests in one process, with the oldest versions that requirements*.txt admit, each range's lower bound.
+# torch's is a CUDA build of gigabytes, unless pip is told of torch's CPU index (pip config, or PIP_EXTRA_INDEX_URL;
+# pytorch.org has it).
 nightly:
 	$(PYTHON) -m venv .venv-lowest
 	sed -n 's/^\([a-zA-Z-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements*.txt > .venv-lowest/constraints-lowest.txt

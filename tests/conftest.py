@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from synthetic import make_collection
 
 import demo as corpus
@@ -21,8 +22,10 @@ FAULTS = {track["fault"]: i for i, track in corpus.TRACKS.items() if track["faul
 @pytest.fixture(scope="session")
 def demo():
     """The demo corpus with its feature cache, as `make demo` leaves it. Shared: read it, change a copy."""
-    folder = corpus.make(ROOT / "data" / "demo")
-    features.fill_cache(folder, progress=False)
+    (ROOT / "data").mkdir(exist_ok=True)
+    with FileLock(ROOT / "data" / ".demo.lock"):        # the other process of `make test` waits, and finds it made
+        folder = corpus.make(ROOT / "data" / "demo")
+        features.fill_cache(folder, progress=False)
     return folder
 
 

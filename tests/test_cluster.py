@@ -172,8 +172,10 @@ def test_two_runs_on_the_same_workers_do_not_mix(run, cache, tmp_path):
 
 def test_a_killed_client_goes_on_where_it_was(small, cache, workers, tmp_path, run):
     folder = tmp_path / "features"
-    process = command("--data-dir", small, "--features-dir", folder, "--features", *NAMES,
-                      "--scheduler", workers.scheduler_address)
+    code = "import sys, cluster, features\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, "--data-dir", small, "--features-dir", folder, "--features",
+                                *NAMES, "--scheduler", workers.scheduler_address], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     when_written(folder, 1, process.kill).join(60)
     out, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL and "/status" in out      # the dashboard's address
