@@ -25,6 +25,14 @@ from runs import load_history, load_probabilities, save_whole
 from study import EXPERIMENTS, TITLES
 
 MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULT = {      # what is read of a result
+    "experiment": str, "dataset": str, "parameters": int | None,
+    "config": {"model": {"class": str, "args": dict}, "feature": str, "feature_parameters": dict, "training": dict},
+    "seeds": [{"seed": int, "epoch": int | None, "validation": float, "test": float, "test_max": float | None,
+               "seconds": float | None}],
+    "test": {"clips": int, "artists": int, "seeds": int, "accuracy": float, "accuracy_sd": float | None,
+             "interval": (float | None, float | None), "macro_auc": float | None, "genres": dict, "confusion": list},
+}
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of leakage.py, least leaky first
 
 
@@ -43,7 +51,7 @@ def results_table(results, seconds=False):
     rows = [[r["experiment"], r["config"]["model"]["class"], _feature(r["config"]),
              None if r["parameters"] is None else f"{r['parameters']:,}",
              mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
-             format_interval(r["test"]["interval"]), f"{r['test']['macro_auc']:.3f}",
+             format_interval(r["test"]["interval"]), _area(r["test"]["macro_auc"]),
              *([_seconds(r["seeds"])] * seconds)] for r in results]
     if not any(r["parameters"] for r in results):                               # baselines have none
         place = columns.index("parameters")
@@ -92,8 +100,12 @@ def _seconds(seeds):
     return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
 
 
+def _area(value):
+    return "–" if value is None else f"{value:.3f}"             # a test set of one genre has none
+
+
 def _reported(result):
-    return result["reported"] if "reported" in result else EXPERIMENTS[result["experiment"]].get("reported")
+    return result["reported"] if "reported" in result else EXPERIMENTS.get(result["experiment"], {}).get("reported")
 
 
 def mean_and_sd(values):
@@ -133,12 +145,24 @@ def read_result(path):
     """One result, or None where there is none yet; a DataError if the file is damaged."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-        result["test"]["accuracy"], result["config"]["training"], [seed["seed"] for seed in result["seeds"]]
-        return result
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: delete it and run the experiment again") from error
+    except ValueError:
+        result = None
+    if not _has_form(result, RESULT):
+        raise DataError(f"{path} is damaged: delete it and run the experiment again")
+    return result
+
+
+def _has_form(value, form):
+    """Whether what came out of JSON has these keys (dict), such items (list), these items (tuple), or this type."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(key in value and _has_form(value[key], form[key]) for key in form)
+    if isinstance(form, list):
+        return isinstance(value, list) and value != [] and all(_has_form(item, form[0]) for item in value)
+    if isinstance(form, tuple):
+        return isinstance(value, list) and len(value) == len(form) and all(map(_has_form, value, form))
+    return isinstance(value, form)
 
 
 def save_table(results_dir, dataset, name, table):

@@ -76,13 +76,15 @@ def change_tensors(data, rng):
 
 
 def make_files(folder):
-    """A collection with a cache, an unfinished cache, a finished run and its export, all small and valid."""
+    """A collection with a cache, an unfinished cache, a finished run, its export and result: all small and valid."""
     import torch
 
     import runs
     import training
     from cache import describe, make_plan
     from classifier import export_run
+    from experiments import summarise_runs
+    from tables import save_result
 
     folder = Path(folder)
     data = make_collection(folder / "tiny", features=(("mel128", 128),), frames=128)
@@ -95,6 +97,9 @@ def make_files(folder):
     run_dir, _ = training.run("x", {"feature": "mel128", "model": "SquareCNN"}, data,
                               {"epochs": 2, "precision": "float32"}, folder / "runs", device="cpu", progress=False)
     export_run(run_dir, folder / "weights" / "some")
+    for name in ("mel128_square", "mel128_square_raw"):
+        save_result(folder / "results" / f"{name}.json", summarise_runs(name, [run_dir]) | {"dataset": "results"},
+                    [runs.load_probabilities(run_dir)])
     model = training.build(runs.load_config(run_dir))
     runs.save_state(run_dir, model, torch.optim.Adam(model.parameters()), runs.load_history(run_dir))
     partial = folder / "unfinished" / ".partial"
@@ -162,6 +167,14 @@ def read_export(folder):
     classify(load_classifier(folder / "weights" / "some"))
 
 
+def read_results(folder):
+    from tables import ablations_table, load_results, results_table
+
+    results = load_results(folder / "results")
+    results_table(results, seconds=True)
+    ablations_table(results, folder)
+
+
 def classify(classifier):
     said = classifier.probabilities(np.zeros((1, 128, 128), np.float32))
     if said.shape != (1, len(classifier.genres)) or not np.isfinite(said).all():
@@ -178,6 +191,8 @@ FILES = {   # file: (what reads it, what changes it beside the byte fuzzer)
     f"{RUN}/history.jsonl": (read_run, change_line), f"{RUN}/probabilities.npz": (read_run, change_header),
     f"{RUN}/model.safetensors": (read_run, change_tensors), f"{RUN}/state.pt": (read_state, None),
     "weights/some.json": (read_export, change_json), "weights/some.safetensors": (read_export, change_tensors),
+    "results/mel128_square.json": (read_results, change_json),
+    "results/mel128_square.csv": (read_results, change_cell),
 }  # fmt: skip
 
 

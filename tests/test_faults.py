@@ -89,7 +89,7 @@ def write_for_ever(folder):
     tests = [{"probabilities": np.eye(2)[clips % 2], "labels": clips % 2, "artists": clips, "tracks": clips,
               "genres": np.array(["Folk", "Rock"])}]
     for k in itertools.count():
-        result["seeds"][0]["test"] = result["test"]["accuracy"] = k % 2
+        result["seeds"][0]["test"] = result["test"]["accuracy"] = float(k % 2)
         result["padding"] = "x" * 500_000                               # so that writing takes a while
         tables.save_result(folder / "results" / "some" / "cqt_square.json", result, tests)
         tables.write_marked_tables(folder / "README.md", folder / "results")
