@@ -82,8 +82,9 @@ def read_mono(file, frames):
     share = np.full(file.channels, 1 / file.channels, dtype=np.float32)
     size, parts = AT_ONCE // file.channels, []
     while frames > 0:
-        part = file.read(min(frames, size), dtype="float32", always_2d=True) @ share    # 25 times faster than mean
-        parts.append(part)
+        part = file.read(min(frames, size), dtype="float32", always_2d=True)
+        with np.errstate(invalid="ignore", over="ignore"):      # what is no sound is refused below, without a warning
+            parts.append(part @ share)                          # 25 times faster than mean
         frames = frames - size if len(part) == size else 0
     y = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):     # NaN is neither

@@ -63,6 +63,15 @@ def test_every_sound_has_its_status_and_features_that_are_numbers(tmp_path, name
         assert np.isfinite(stored).all(), key
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [(np.inf, -np.inf), (np.nan, 0), (3e38, 3e38)])
+def test_what_is_no_sound_is_refused_without_a_warning(tmp_path, values):
+    y = np.tile(np.float32(values), (44_100, 1))
+    soundfile.write(tmp_path / "x.wav", y, 44_100, subtype="FLOAT")
+    with pytest.raises(Undecodable, match="not numbers"):
+        read_audio(tmp_path / "x.wav")
+
+
 def test_headers_that_promise_what_is_not_there(tmp_path, mp3):
     files = absurd_headers(mp3, encode(sound(1, 44_100), 44_100, "FLAC"))
     for name, content in files.items():
