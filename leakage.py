@@ -18,6 +18,7 @@ import argparse
 import json
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +119,10 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
         raise DataError(f"{feature} has {array.shape[2]} frames: a chunk cannot have {length}")
     made = {**info, "ladder": {"rung": rung, "seed": seed, "frames": length, "copies": COPIES}}
     if (folder / "features" / f"{feature}.json").is_file():
-        if json.loads((folder / "features" / f"{feature}.json").read_text(encoding="utf-8")) != made:
-            raise DataError(f"{folder} holds another ladder: delete it")
-        return folder
+        with suppress(ValueError):
+            if json.loads((folder / "features" / f"{feature}.json").read_text(encoding="utf-8")) == made:
+                return folder
+        raise DataError(f"{folder} holds another ladder, or a damaged one: delete it")
     tracks = load_tracks(data_dir, subset).loc[index["track_id"]]
     tracks = tracks.assign(row=np.arange(len(index)), artist=artists_of(tracks), status=index["status"].to_numpy())
     good = tracks[(tracks["status"] == "ok") & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]

@@ -46,7 +46,7 @@ def load_predictions(path):
         table = pd.read_csv(path, dtype=str, keep_default_na=False).astype({"track_id": int}).set_index("track_id")
     except FileNotFoundError as error:
         raise DataError(f"{path} not found: run the experiment again, it is written beside its result") from error
-    except (ValueError, KeyError, OverflowError) as error:
+    except (ValueError, KeyError, OverflowError, OSError) as error:
         raise DataError(f"{path} is not a table of predictions: delete it and run the experiment again") from error
     if list(table.columns[:2]) != COLUMNS or len(table.columns) < 3 or not len(table):
         raise DataError(f"{path} has other columns than {', '.join(COLUMNS)} and a seed: run the experiment again")

@@ -15,6 +15,7 @@ import re
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from types import UnionType
 
 import numpy as np
 
@@ -25,13 +26,24 @@ from runs import load_history, load_probabilities, save_whole
 from study import EXPERIMENTS, TITLES
 
 MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-RESULT = {      # what is read of a result
+
+
+def _share(value):
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def _share_or_none(value):
+    return value is None or _share(value)
+
+
+RESULT = {      # what is read of a result, as `_has_form` checks it
     "experiment": str, "dataset": str, "parameters": int | None,
     "config": {"model": {"class": str, "args": dict}, "feature": str, "feature_parameters": dict, "training": dict},
-    "seeds": [{"seed": int, "epoch": int | None, "validation": float, "test": float, "test_max": float | None,
-               "seconds": float | None}],
-    "test": {"clips": int, "artists": int, "seeds": int, "accuracy": float, "accuracy_sd": float | None,
-             "interval": (float | None, float | None), "macro_auc": float | None, "genres": dict, "confusion": list},
+    "seeds": [{"seed": int, "epoch": int | None, "validation": _share, "test": _share, "test_max": _share_or_none,
+               "seconds": float | int | None}],
+    "test": {"clips": int, "artists": int, "seeds": int, "accuracy": _share, "accuracy_sd": _share_or_none,
+             "interval": (_share_or_none, _share_or_none), "macro_auc": _share_or_none, "genres": dict,
+             "confusion": list},
 }
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of leakage.py, least leaky first
 
@@ -94,9 +106,9 @@ def _feature(config):
 
 
 def _seconds(seeds):
-    if seeds[0]["seconds"] is None:                             # an ensemble's members were trained elsewhere
+    if None in (seconds := [seed["seconds"] for seed in seeds]):    # an ensemble's members were trained elsewhere
         return None
-    seconds = np.mean([seed["seconds"] for seed in seeds])
+    seconds = np.mean(seconds)
     return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
 
 
@@ -147,22 +159,22 @@ def read_result(path):
         result = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         result = None
-    if not _has_form(result, RESULT):
+    if not _has_form(result, RESULT) or not result["test"]["genres"]:
         raise DataError(f"{path} is damaged: delete it and run the experiment again")
     return result
 
 
 def _has_form(value, form):
-    """Whether what came out of JSON has these keys (dict), such items (list), these items (tuple), or this type."""
+    """Whether what JSON held has these keys (dict), such items (list), these (tuple), this type, or passes a test."""
     if isinstance(form, dict):
         return isinstance(value, dict) and all(key in value and _has_form(value[key], form[key]) for key in form)
     if isinstance(form, list):
         return isinstance(value, list) and value != [] and all(_has_form(item, form[0]) for item in value)
     if isinstance(form, tuple):
         return isinstance(value, list) and len(value) == len(form) and all(map(_has_form, value, form))
-    return isinstance(value, form)
+    return isinstance(value, form) if isinstance(form, type | UnionType) else form(value)
 
 
 def save_table(results_dir, dataset, name, table):
@@ -259,6 +271,10 @@ def load_ladder(results_dir, dataset, experiment):
     found = {rung: result for rung, result in there.items() if result}
     if not found:
         raise DataError(f"{results_dir}/ladder has no {experiment} on {dataset}: python leakage.py {experiment}")
+    for rung, result in found.items():
+        if "n_frames" not in result["config"]["model"]["args"]:
+            raise DataError(f"{results_dir}/ladder/{dataset}_{rung}/{experiment}.json is of no network of {dataset}'s "
+                            "chunks: delete it and run the experiment again")
     return found
 
 
@@ -315,5 +331,8 @@ def write_marked_tables(path, results_dir="results"):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} not found: name the file whose tables are to be written")
-    text = marked_tables(path.read_text(encoding="utf-8"), results_dir)
-    save_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    try:
+        text = marked_tables(path.read_text(encoding="utf-8"), results_dir).encode()
+    except UnicodeError as error:
+        raise DataError(f"{path}, or a result that it shows, is not UTF-8: save it as that") from error
+    save_whole(path, lambda temporary: temporary.write_bytes(text))

@@ -1,7 +1,7 @@
 """Train one network: one loop, short enough to hold in mind.
 
     python training.py cqt_square --data-dir data/emotify
-    torchrun --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
+    torchrun --standalone --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
 
 The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: cut off
 at any moment, the same command goes on after the last finished epoch and ends in the same weights.

@@ -1,6 +1,7 @@
 """Collections that the tests read: the demo corpus, and a sixth of it where a fresh cache is needed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,11 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 FAULTS = {track["fault"]: i for i, track in corpus.TRACKS.items() if track["fault"]}
 
 
+def alone():
+    """What one process of `make test` holds while the other waits."""
+    (ROOT / "data").mkdir(exist_ok=True)
+    return FileLock(ROOT / "data" / ".tests.lock")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled():
+    """librosa as numba compiles it on first use: of two processes at once each would spoil the other's files."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        with alone():
+            features._compile(tuple(features.FEATURES))
+
+
 @pytest.fixture(scope="session")
 def demo():
     """The demo corpus with its feature cache, as `make demo` leaves it. Shared: read it, change a copy."""
-    (ROOT / "data").mkdir(exist_ok=True)
-    with FileLock(ROOT / "data" / ".demo.lock"):        # the other process of `make test` waits, and finds it made
+    with alone():
         folder = corpus.make(ROOT / "data" / "demo")
         features.fill_cache(folder, progress=False)
     return folder

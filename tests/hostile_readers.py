@@ -97,9 +97,12 @@ def make_files(folder):
     run_dir, _ = training.run("x", {"feature": "mel128", "model": "SquareCNN"}, data,
                               {"epochs": 2, "precision": "float32"}, folder / "runs", device="cpu", progress=False)
     export_run(run_dir, folder / "weights" / "some")
-    for name in ("mel128_square", "mel128_square_raw"):
-        save_result(folder / "results" / f"{name}.json", summarise_runs(name, [run_dir]) | {"dataset": "results"},
-                    [runs.load_probabilities(run_dir)])
+    result, test = summarise_runs("mel128_square", [run_dir]), runs.load_probabilities(run_dir)
+    result["seeds"].append(result["seeds"][0] | {"seed": 1})
+    for name, dataset in (("mel128_square", "fma_tiny"), ("mel128_square_raw", "fma_tiny"),
+                          ("mel128_square", "ladder/fma_tiny_official")):
+        save_result(folder / "results" / dataset / f"{name}.json",
+                    result | {"experiment": name, "dataset": dataset.rpartition("/")[2]}, [test, test])
     model = training.build(runs.load_config(run_dir))
     runs.save_state(run_dir, model, torch.optim.Adam(model.parameters()), runs.load_history(run_dir))
     partial = folder / "unfinished" / ".partial"
@@ -168,11 +171,14 @@ def read_export(folder):
 
 
 def read_results(folder):
-    from tables import ablations_table, load_results, results_table
+    from comparisons import load_answers
+    from tables import load_results, marked_tables, results_table
 
-    results = load_results(folder / "results")
+    results = load_results(folder / "results" / "fma_tiny")
     results_table(results, seconds=True)
-    ablations_table(results, folder)
+    marked_tables("".join(f"<!-- {kind} -->\n<!-- end -->\n" for kind in (
+        "table fma_tiny *", "ablations fma_tiny *", "ladder fma_tiny mel128_square")), folder / "results")
+    load_answers(results, folder / "results")
 
 
 def classify(classifier):
@@ -191,8 +197,9 @@ FILES = {   # file: (what reads it, what changes it beside the byte fuzzer)
     f"{RUN}/history.jsonl": (read_run, change_line), f"{RUN}/probabilities.npz": (read_run, change_header),
     f"{RUN}/model.safetensors": (read_run, change_tensors), f"{RUN}/state.pt": (read_state, None),
     "weights/some.json": (read_export, change_json), "weights/some.safetensors": (read_export, change_tensors),
-    "results/mel128_square.json": (read_results, change_json),
-    "results/mel128_square.csv": (read_results, change_cell),
+    "results/fma_tiny/mel128_square.json": (read_results, change_json),
+    "results/fma_tiny/mel128_square.csv": (read_results, change_cell),
+    "results/ladder/fma_tiny_official/mel128_square.json": (read_results, change_json),
 }  # fmt: skip
 
 

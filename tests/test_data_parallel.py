@@ -5,7 +5,6 @@ import itertools
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -113,11 +112,8 @@ def one_of_two_processes(data, out):
 
 def torchrun(out, *command):
     """Start two processes of a command; `out` is a folder of theirs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master-port",
-                             str(port), *command], env=quiet_environment(out / "site"), cwd=ROOT, text=True,
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                             *command], env=quiet_environment(out / "site"), cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

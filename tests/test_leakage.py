@@ -93,8 +93,11 @@ def test_a_rung_is_made_once_and_alike_on_any_machine(rungs, tiny, tmp_path):
     assert leakage.make_rung(tiny, "augmented", folder, "cqt", 64) == folder and array.stat().st_mtime_ns == before
     again = leakage.make_rung(tiny, "augmented", tmp_path / "again", "cqt", 64)
     assert (again / "features" / "cqt.npy").read_bytes() == array.read_bytes()
-    with pytest.raises(DataError, match="holds another ladder: delete it"):
+    with pytest.raises(DataError, match="holds another ladder, or a damaged one: delete it"):
         leakage.make_rung(tiny, "augmented", folder, "cqt", 64, seed=1)
+    (again / "features" / "cqt.json").write_text('{"feature')
+    with pytest.raises(DataError, match="or a damaged one"):
+        leakage.make_rung(tiny, "augmented", again, "cqt", 64)
 
 
 def test_an_interrupted_rung_is_not_taken_for_a_whole_one(tiny, tmp_path, monkeypatch):

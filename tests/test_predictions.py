@@ -61,7 +61,9 @@ def test_other_clips_are_not_compared(table, change):
         compare_predictions({"old": table, "new": change(table)})
 
 
-@pytest.mark.parametrize("content", ["", "track_id,artist\n1,2\n", "track_id,artist,genre,seed0\n", "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "track_id,artist\n1,2\n", "track_id,artist,genre,seed0\n", "\x00\xff",
+                                     "track_id,artist,genre,seed0\n7,a,Folk,Folk\n7,a,Folk,Rock\n",
+                                     f"track_id,artist,genre,seed0\n{10**30},a,Folk,Folk\n"])
 def test_a_damaged_file_is_one_line(tmp_path, content):
     path = tmp_path / "x.csv"
     path.write_bytes(content.encode("latin-1"))

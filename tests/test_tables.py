@@ -81,6 +81,70 @@ def made_up(name, seed, accuracy, folder):
     tables.save_result(folder / f"{name}.json", result, [test])
 
 
+READ = """experiment dataset parameters config config.model config.model.class config.model.args config.feature
+config.feature_parameters config.training seeds seeds.0 seeds.0.seed seeds.0.epoch seeds.0.validation seeds.0.test
+seeds.0.test_max seeds.0.seconds test test.clips test.artists test.seeds test.accuracy test.accuracy_sd test.interval
+test.interval.0 test.macro_auc test.genres test.confusion""".split()        # what tables and notebooks read of a result
+
+
+@pytest.mark.parametrize("place", READ)
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_result_without_what_is_read_of_it_is_named(tmp_path, place, gone):
+    made_up("cqt_square", 0, 0.5, tmp_path)
+    path = tmp_path / "cqt_square.json"
+    assert tables.read_result(path) == (result := json.loads(path.read_text(encoding="utf-8")))
+    *above, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    node = result
+    for key in above:
+        node = node[key]
+    if gone:
+        del node[last]
+    else:
+        node[last] = 7 if isinstance(node[last], dict) else {}
+    path.write_text(json.dumps(result), encoding="utf-8")
+    with pytest.raises(DataError, match=f"^{path} is damaged: delete it"):
+        tables.read_result(path)
+
+
+def test_shares_are_of_one_and_whole_numbers_are_numbers(tmp_path):
+    made_up("cqt_square", 0, 0.5, tmp_path)
+    path = tmp_path / "cqt_square.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"validation": 0.5', '"validation": 1'), encoding="utf-8")
+    assert "100.0" in tables.results_table([tables.read_result(path)])
+    for value in ("1.1", "-0.1", "NaN", "Infinity", "1" + "0" * 400, "[" * 99_999 + "]" * 99_999):
+        path.write_text(text.replace('"validation": 0.5', f'"validation": {value}'), encoding="utf-8")
+        with pytest.raises(DataError, match="is damaged"):
+            tables.read_result(path)
+    result = json.loads(text)
+    result["test"]["genres"] = {}
+    path.write_text(json.dumps(result), encoding="utf-8")
+    with pytest.raises(DataError, match="is damaged"):
+        tables.read_result(path)
+
+
+def test_a_test_set_of_one_genre_has_no_area_and_seeds_may_lack_their_seconds(tmp_path):
+    made_up("cqt_square", 0, 0.5, tmp_path)
+    result = tables.read_result(tmp_path / "cqt_square.json")
+    result["test"]["macro_auc"], result["experiment"] = None, "mine"
+    result["seeds"].append(result["seeds"][0] | {"seed": 1, "seconds": None})
+    text = tables.results_table([result | {"dataset": "fma_small"}], seconds=True)
+    assert [cell.strip() for cell in text.splitlines()[2].split("|")[-3:-1]] == ["–"] * 2
+
+
+def test_a_ladder_of_no_network_is_named(tmp_path):
+    made_up("cqt_square", 0, 0.5, tmp_path / "ladder" / "some_track")
+    with pytest.raises(DataError, match="some_track/cqt_square.json is of no network of some's chunks"):
+        tables.marked_tables("<!-- ladder some cqt_square -->\n<!-- end -->", tmp_path)
+
+
+def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
+    (tmp_path / "README.md").write_bytes(before := "Müller <!-- table emotify * -->\n<!-- end -->".encode("latin-1"))
+    with pytest.raises(DataError, match="README.md, or a result that it shows, is not UTF-8"):
+        tables.write_marked_tables(tmp_path / "README.md", results)
+    assert (tmp_path / "README.md").read_bytes() == before
+
+
 @pytest.fixture
 def ablated(tmp_path):
     for name, accuracy in (("cqt_square", 0.9), ("cqt_square_linear", 0.4), ("cqt_square_raw", 0.9),
