@@ -18,10 +18,10 @@ USAGE = "usage: download_data.sh [small|medium|large|full] [folder]"
 HELP = f"""{USAGE}      (default: small data)
 
 Download FMA's metadata and audio, check them, and extract them to folder/fma_metadata and folder/fma_<size>.
-After an interruption the same command goes on where it stopped; once everything is there it does nothing.
+After an interruption the same command goes on where it stopped; once everything is there it downloads nothing.
 
 FMA_URL=URL        a mirror of https://os.unil.cloud.switch.ch/fma
-KEEP_ARCHIVES=1    keep the archives; otherwise each is deleted once its files are extracted
+KEEP_ARCHIVES=1    keep the archives; otherwise each that is there is deleted once its files are extracted
 FMA_ARCHIVES=FILE  other lines in place of these, for a mirror with other content:
                    archive, SHA-1, GiB, GiB extracted (estimated), number of mp3 files
 
@@ -162,6 +162,10 @@ def missing(path, mp3s):
     more = f" and {len(names) - 5:,} more" * (len(names) > 5)
     return f"{top} {found}" + f", missing: {', '.join(names[:5])}{more}" * bool(names)
 
+def done_with(path):
+    """Whether an archive is there that is not to be kept once its files are."""
+    return os.path.isfile(path) and os.environ.get("KEEP_ARCHIVES") != "1"
+
 def main(arguments):
     if {"-h", "--help"} & set(arguments):
         sys.exit(print(HELP))
@@ -176,7 +180,7 @@ def main(arguments):
             stop(f"{os.environ['FMA_ARCHIVES']} has no line of five fields for {name}, see --help")
         sha1, packed, unpacked, mp3s = table[name]
         rows.append((os.path.join(folder, name), sha1, float(packed) * GIB, float(unpacked) * GIB, int(mp3s)))
-    if not any(missing(path, mp3s) for path, *_, mp3s in rows):
+    if not any(missing(path, mp3s) or done_with(path) for path, *_, mp3s in rows):
         return say(f"{folder} already has fma_metadata and fma_{chosen}: nothing to do")
 
     os.makedirs(folder, exist_ok=True)
@@ -187,6 +191,10 @@ def main(arguments):
         stop(f"another download into {folder} is running: wait for it, or stop it")
     except OSError:
         pass                                                # a file system without locks
+    for path, *_, mp3s in rows:
+        if done_with(path) and not missing(path, mp3s):     # a process that was killed got no further
+            os.remove(path)
+            say(f"{path} deleted: its files are all there")
     rows = [row for row in rows if missing(row[0], row[-1])]
     needed = 0
     for path, _, packed, unpacked, _ in rows:
@@ -206,7 +214,7 @@ def main(arguments):
         extract(path, folder)
         if missing(path, mp3s):
             stop(f"{missing(path, mp3s)}, although {path} is whole: is its line in FMA_ARCHIVES right?")
-        if os.environ.get("KEEP_ARCHIVES") != "1":
+        if done_with(path):
             os.remove(path)
     say(f"{folder} has fma_metadata and fma_{chosen}: complete")
 

@@ -205,6 +205,21 @@ def test_archive_put_there_by_hand_is_checked_too(server, folder):
     assert status == 1 and "fma_small.zip.broken" in said and not (folder / "fma_small").exists()
 
 
+def test_an_archive_that_a_killed_process_left_goes(server, folder):
+    """It was killed when all was extracted, and the archive not yet deleted."""
+    whole = {**METADATA, **AUDIO}
+    assert fetch(server, folder)[0] == 0
+    asked, kept = len(server.requests), folder / "fma_small.zip"
+    kept.write_bytes(server.archives["fma_small.zip"])
+    status, said = fetch(server, folder, KEEP_ARCHIVES="1")
+    assert status == 0 and "nothing to do" in said and kept.exists()
+    (folder / "fma_small" / "000" / "000001.mp3").unlink()                  # what the archive is still needed for
+    assert fetch(server, folder, KEEP_ARCHIVES="1")[0] == 0 and kept.exists() and content(folder).keys() > whole.keys()
+    status, said = fetch(server, folder)
+    assert status == 0 and "fma_small.zip deleted: its files are all there" in said, said
+    assert content(folder) == whole and len(server.requests) == asked
+
+
 @pytest.mark.parametrize("name", [
     "../evil", "fma_small/../../evil", "fma_small/000/..", "/absolute/evil", "C:/evil", "evil",
     "fma_small/..\\..\\evil", "fma_small/C:evil", "fma_small/link",
