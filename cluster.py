@@ -35,8 +35,6 @@ HOPELESS = 3        # tasks that killed worker after worker while none was done:
 ANSWER = 20         # seconds that a scheduler has to answer
 PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done
 SHOWN_AFTER = 90    # seconds until a file made elsewhere is surely seen: NFS remembers for a minute that it was not
-
-
 LOST = "the Dask scheduler was lost or restarted: run the same command again, it goes on"
 
 

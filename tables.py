@@ -36,13 +36,17 @@ def _share_or_none(value):
     return value is None or _share(value)
 
 
+def _filled(value):
+    return isinstance(value, dict) and value != {}
+
+
 RESULT = {      # what is read of a result, as `_has_form` checks it
     "experiment": str, "dataset": str, "parameters": int | None,
     "config": {"model": {"class": str, "args": dict}, "feature": str, "feature_parameters": dict, "training": dict},
     "seeds": [{"seed": int, "epoch": int | None, "validation": _share, "test": _share, "test_max": _share_or_none,
                "seconds": float | int | None}],
     "test": {"clips": int, "artists": int, "seeds": int, "accuracy": _share, "accuracy_sd": _share_or_none,
-             "interval": (_share_or_none, _share_or_none), "macro_auc": _share_or_none, "genres": dict,
+             "interval": (_share_or_none, _share_or_none), "macro_auc": _share_or_none, "genres": _filled,
              "confusion": list},
 }
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of leakage.py, least leaky first
@@ -161,7 +165,7 @@ def read_result(path):
         return None
     except (ValueError, RecursionError):
         result = None
-    if not _has_form(result, RESULT) or not result["test"]["genres"]:
+    if not _has_form(result, RESULT):
         raise DataError(f"{path} is damaged: delete it and run the experiment again")
     return result
 

@@ -102,7 +102,7 @@ def lab(demo, tmp_path):
         server.terminate()      # it ends its kernels
         try:
             server.wait(60)
-        except subprocess.TimeoutExpired:       # once in some hundred times it waits for a kernel that has ended
+        except subprocess.TimeoutExpired:       # seen once, with JupyterLab 4.2.0
             server.kill()
             server.wait()
 

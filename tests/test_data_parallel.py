@@ -193,7 +193,7 @@ def test_only_the_first_process_writes(two):
 def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tiny, tmp_path):
     def start(runs_dir):
         return torchrun(tmp_path, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
-                        "--epochs", "8", "--device", "cpu")
+                        "--epochs", "12", "--device", "cpu")
 
     killed, run_dir = start(tmp_path / "killed"), tmp_path / "killed" / "tiny" / "chroma_cqt_square" / "seed0"
     end = time.monotonic() + 60
@@ -211,7 +211,7 @@ def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(ti
     for name in ("killed", "whole"):
         process = start(tmp_path / name)
         said, errors = process.communicate(timeout=120)
-        assert process.returncode == 0 and "of 8 has the best" in said, errors
+        assert process.returncode == 0 and "of 12 has the best" in said, errors
     weights = [(tmp_path / name / "tiny" / "chroma_cqt_square" / "seed0" / "model.safetensors").read_bytes()
                for name in ("killed", "whole")]
     assert weights[0] == weights[1]
