@@ -49,7 +49,7 @@ badges:
 	$(PYTHON) notebooks/badges.py "$(REPO)"
 
 reproduce: .venv/.installed
-	$(RUN) reproduce.py $(DATA)
+	$(RUN) -m study.reproduce $(DATA)
 
 bench: .venv/.installed
 	$(RUN) benchmarks/table.py $(DATA)

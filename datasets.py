@@ -6,73 +6,15 @@
     features/cqt_pitch+1.*  the same of the training clips a semitone up; rows of validation and test are never read
 """
 
-import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from audio.cache import load_index, open_feature
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
-
-STATUSES = ("ok", "short", "silent", "undecodable", "missing")
-
-
-def load_index(features_dir):
-    """Read ``index.csv``: line i is row i of every array.
-
-    Returns
-    -------
-    index : DataFrame with columns track_id and status
-    """
-    path = Path(features_dir) / "index.csv"
-    if not path.is_file():
-        raise DataError(f"{path} not found: make it first, python features.py --data-dir {path.parent.parent}")
-    try:
-        index = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a table: delete {path.parent} and run features.py again") from error
-    if (list(index.columns) != ["track_id", "status"] or not index["status"].isin(STATUSES).all()
-            or not pd.api.types.is_integer_dtype(index["track_id"])):
-        raise DataError(f"{path} is not an index of track_id,status: delete {path.parent} and run features.py again")
-    if not index["track_id"].is_unique:
-        twice = index["track_id"][index["track_id"].duplicated()].iloc[0]
-        raise DataError(f"{path} names track {twice} twice: delete {path.parent} and run features.py again")
-    return index
-
-
-def open_feature(features_dir, name, n_tracks):
-    """Memory-map one array of the cache.
-
-    Returns
-    -------
-    array : memmap, shape (tracks, bins, frames)
-    info : dict
-        The JSON beside it.
-    """
-    path = Path(features_dir) / f"{name}.npy"
-    remedy = f"delete {path.with_suffix('.*')} and run features.py again"
-    if not path.is_file():
-        have = sorted(p.stem for p in path.parent.glob("*.npy"))
-        raise DataError(f"{path} not found: run features.py --features {name}, if that can make it "
-                        f"(there are: {some(have, 9) or 'none'})")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        info = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        factors = [np.asarray(info[key], dtype=float) for key in ("scale", "offset")]
-        usable = array.dtype.kind in "fiu" and array.dtype.itemsize <= 8 and array.dtype.isnative    # as torch needs
-        if not usable or not all(np.isfinite(factor).all() for factor in factors):
-            raise ValueError("values, scale or offset are not numbers that torch can use")
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename} not found: {remedy}") from error
-    except Exception as error:      # NumPy has a dozen kinds for a header that is not one
-        reason = "no .npy array of numbers" if "pickle" in str(error) else " ".join(str(error).split())
-        raise DataError(f"{path} or its .json is damaged ({reason}): {remedy}") from error
-    if array.ndim != 3 or len(array) != n_tracks:
-        raise DataError(f"{path} has shape {array.shape}, index.csv lists {n_tracks} tracks: {remedy}")
-    if not {factor.size for factor in factors} <= {1, array.shape[1]}:
-        raise DataError(f"{path} has {array.shape[1]} bins, the scale or offset in its .json another number: {remedy}")
-    return array, info
 
 
 class FeatureDataset:
@@ -113,7 +55,7 @@ class FeatureDataset:
     info : dict
         The cache's JSON: unit, parameters, versions.
     copies : dict of int to FeatureDataset, or None
-        Semitones to copies of the training clips that are shifted by so much, once pitch_copies.py has opened them.
+        Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
     """
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
@@ -156,8 +98,6 @@ class FeatureDataset:
     def prepare(self, name, hold=None, count=1):
         """Hold the array where batches are wanted, by default if `count` of its size have room, and its scale too."""
         import torch
-
-        from devices import spare_memory
 
         if hold or (hold is None and count * self.array.nbytes < spare_memory(self.device)):
             array = np.load(self.features_dir / f"{name}.npy", allow_pickle=False)
@@ -337,3 +277,30 @@ class JointDataset:
 def open_dataset(data_dir, feature, *args, **kwargs):
     """A `FeatureDataset` of one feature, by its name, or a `JointDataset` of several, by a list of names."""
     return (FeatureDataset if isinstance(feature, str) else JointDataset)(data_dir, feature, *args, **kwargs)
+
+
+def memory_limit(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
+    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job.
+
+    Linux limits groups of processes; their limits are in files, in one place or the other by its age.
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for line in Path(groups).read_text().splitlines() if Path(groups).is_file() else ():
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        name = "memory.limit_in_bytes" if kinds else "memory.max"
+        for folder in (Path(path), *Path(path).parents):            # a group is under the limits of those around it
+            limit = Path(root, kinds, folder.relative_to("/"), name)
+            with suppress(OSError, ValueError):                     # not there, or "max"
+                found.append(int(limit.read_text()))
+    return min(found)
+
+
+def spare_memory(device):
+    """Bytes that arrays may take: half of this process's memory, or 60 % of what is free on the GPU."""
+    if device.type == "cuda":
+        import torch
+
+        return 0.6 * torch.cuda.mem_get_info(device)[0]
+    return 0.5 * memory_limit() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,20 +1,14 @@
-"""Metrics, intervals and tests of difference, in NumPy alone; the figures are in ``figures.py``.
+"""Metrics, intervals and tests of difference, in NumPy alone.
 
 ``labels`` are genre indices, one per clip. ``probabilities`` have one column per genre; any score will do
 (logits, an SVM's decision function) as the highest is the prediction and only the order enters an AUC.
 
-The interval beside a figure says how far it would move with other artists (see ``significance.py``). The
-standard deviation over seeds is another matter: how far it moves when the same network is trained again.
+The interval beside a figure says how far it would move with other artists: artists are resampled, each with all
+its clips, because clips of one artist resemble one another. The standard deviation over seeds is another matter: how
+far it moves when the same network is trained again.
 """
 
-import re
-
 import numpy as np
-
-from significance import artist_flips, bootstrap_interval, holm
-
-__all__ = ["accuracy", "artist_flips", "bootstrap_interval", "compare", "confusion_matrix", "format_accuracy",
-           "format_interval", "format_table", "genre_auc", "holm", "macro_auc", "roc_auc", "roc_curve", "summarise"]
 
 
 def _check(labels, probabilities):
@@ -209,6 +203,153 @@ def macro_auc(labels, probabilities):
     return float(areas[~np.isnan(areas)].mean()) if not np.isnan(areas).all() else float("nan")
 
 
+def bootstrap_interval(values, groups=None, level=0.95, n_resamples=10_000, seed=0):
+    """Percentile bootstrap interval of a mean over clips, resampling whole groups [1]_, [2]_.
+
+    Parameters
+    ----------
+    values : array, (clips,)
+        Correctness of each clip (0 or 1, or its mean over seeds), or the difference of two models' there.
+    groups : array, (clips,), optional
+        Artist of each clip: artists are drawn with replacement, each with all its clips. By default clips are
+        drawn, which is too narrow where an artist has several.
+    level : float, 0 to 1
+        Share of such intervals that should hold the true mean; fewer do with less than about 30 groups.
+    n_resamples : int
+    seed : int
+
+    Returns
+    -------
+    low, high : float
+        NaN with a single group, which says nothing about how groups vary.
+
+    References
+    ----------
+    .. [1] B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    .. [2] A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8.
+
+    Examples
+    --------
+    >>> correct = np.repeat([1, 0, 1, 1, 0, 1], 10)
+    >>> low, high = bootstrap_interval(correct)
+    >>> f"{low:.2f} {high:.2f}"
+    '0.55 0.78'
+    >>> low, high = bootstrap_interval(correct, groups=np.repeat(list("abcdef"), 10))
+    >>> f"{low:.2f} {high:.2f}"
+    '0.33 1.00'
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise ValueError(f"values must be one number per clip, none NaN: got shape {values.shape}")
+    if not 0 < level < 1 or n_resamples < 1:
+        raise ValueError(f"level {level} must lie between 0 and 1, n_resamples {n_resamples} above 0")
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    if groups.shape != values.shape:
+        raise ValueError(f"groups {groups.shape} and values {values.shape} must be one per clip")
+    _, group = np.unique(groups, return_inverse=True)
+    totals, sizes = np.bincount(group, values), np.bincount(group).astype(float)
+    if len(sizes) == 1:
+        return float("nan"), float("nan")
+    rng, means = np.random.default_rng(seed), np.empty(n_resamples)
+    step = max(1, 2**18 // len(sizes))  # resamples at once: a few MiB, whatever the number of clips
+    for start in range(0, n_resamples, step):
+        part = means[start:start + step]
+        drawn = rng.integers(len(sizes), size=(len(part), len(sizes)))
+        part[:] = totals[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def artist_flips(differences, groups=None, n_flips=20_000, seed=0):
+    """Two-sided test that two models are right equally often on the same clips, by swapping them artist by artist [1]_.
+
+    If the models were equally good, exchanging their answers to all clips of one artist would be as likely as
+    not. So the sign of each artist's sum is flipped at random, and the p-value is the share of such flips whose
+    total is as large as the one that was found. Without groups, and with single answers, this is McNemar's test [2]_,
+    which takes clips of one artist to be independent.
+
+    Parameters
+    ----------
+    differences : array, (clips,)
+        Correctness of model a minus that of model b: each 0 or 1, or a mean over seeds.
+    groups : array, (clips,), optional
+        Artist of each clip; by default each clip stands by itself.
+    n_flips : int
+        Random flips; all there are where these are fewer than 2 ** 14.
+    seed : int
+
+    Returns
+    -------
+    p_value : float
+        1 / (n_flips + 1) at least, if not exact.
+
+    References
+    ----------
+    .. [1] P. Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses", 2005, chapter 3.
+    .. [2] Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+       percentages", Psychometrika 12(2), 1947.
+
+    Examples
+    --------
+    >>> artist_flips([1, 1, 1, 1, 1, 1, -1, 0])
+    0.125
+    >>> artist_flips([1, 1, 1, 1, 1, 1, -1, 0], groups=list("aabbccdd"))
+    0.25
+    """
+    values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise ValueError(f"differences must be one number per clip, none NaN: got shape {values.shape}")
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    if groups.shape != values.shape:
+        raise ValueError(f"groups {groups.shape} and differences {values.shape} must be one per clip")
+    totals = np.bincount(np.unique(groups, return_inverse=True)[1], values)
+    totals = totals[np.abs(totals) > 1e-9]          # an artist on whom the models are equal flips into itself
+    found, count = abs(totals.sum()) - 1e-9, len(totals)
+    if count <= 14:
+        flips = np.arange(2**count)[:, None] >> np.arange(count) & 1
+        return float((np.abs((1 - 2 * flips) @ totals) >= found).mean())
+    rng, as_large = np.random.default_rng(seed), 0
+    step = max(1, 2**20 // count)
+    for start in range(0, n_flips, step):
+        flips = rng.integers(2, size=(min(step, n_flips - start), count), dtype=np.int8)
+        as_large += int((np.abs((1.0 - 2 * flips) @ totals) >= found).sum())
+    return (as_large + 1) / (n_flips + 1)
+
+
+def holm(p_values):
+    """Adjust p-values for testing several hypotheses at once, by Holm's step-down method [1]_.
+
+    Call those differences real whose adjusted p-value is at most 0.05: then the chance of calling even one
+    real that is not is at most 5 %.
+
+    Parameters
+    ----------
+    p_values : array, (tests,), 0 to 1
+
+    Returns
+    -------
+    array, (tests,), in the order given
+
+    References
+    ----------
+    .. [1] S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+       Statistics 6(2), 1979.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    if p_values.ndim != 1 or p_values.size == 0 or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError("p_values must be numbers from 0 to 1, at least one")
+    order = np.argsort(p_values)
+    adjusted = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
+    result = np.empty_like(p_values)
+    result[order] = np.minimum(adjusted, 1)
+    return result
+
+
 def compare(labels, probabilities_a, probabilities_b, artists=None):
     """Is model a better than model b on the same clips? Give `holm` the p-values of several comparisons.
 
@@ -339,50 +480,5 @@ def format_interval(interval):
     return f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
 
 
-def plain_cell(value):
-    """What a cell shows, as text: names of genres and folders may hold what Markdown or HTML would act upon.
-
-    >>> plain_cell("Rock | <b>Roll</b>"), plain_cell("< 0.001")
-    ('Rock \\\\| &lt;b>Roll&lt;/b>', '< 0.001')
-    """
-    text = re.sub(r"([|\[])", r"\\\1", " ".join(str(value).split()))
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
-def format_table(rows, columns):
-    """A Markdown table whose columns line up in a terminal too; columns of figures are set to the right.
-
-    Parameters
-    ----------
-    rows : list of sequences
-        One cell per column; numbers are written as they are, None as a dash.
-    columns : list of str
-
-    Returns
-    -------
-    str, without a newline at the end
-
-    Examples
-    --------
-    >>> print(format_table([["BBNN", "51.1 ± 0.1"], ["FrequencyCNN", None]], ["network", "test"]))
-    | network      |       test |
-    |:-------------|-----------:|
-    | BBNN         | 51.1 ± 0.1 |
-    | FrequencyCNN |          – |
-    """
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns: {list(row)}")
-    cells = [["–" if cell is None else plain_cell(cell) for cell in row] for row in [columns, *rows]]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    figures = [bool(rows) and all(cell == "–" or cell.lstrip("*+-−–<> ")[:1].isdigit() for cell in column[1:])
-               for column in zip(*cells, strict=True)]
-
-    def line(row):
-        padded = (cell.rjust(w) if right else cell.ljust(w)
-                  for cell, w, right in zip(row, widths, figures, strict=True))
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|".join("-" * (w + 1) + ":" if right else ":" + "-" * (w + 1)
-                    for w, right in zip(widths, figures, strict=True))
-    return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])])

@@ -7,7 +7,7 @@
 
 Clips are shared out over processes, which write each its own rows of one array per feature. Killed at
 any moment, the same command goes on where it stopped and ends in the same bytes: arrays grow in
-``features/.partial`` and get their names when all rows are there (cache.py).
+``features/.partial`` and get their names when all rows are there (audio/cache.py).
 """
 
 import argparse
@@ -22,14 +22,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cache import InUse, clear_finished, empty_row, find_known, finish, lock, make_plan, read_status
-from clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
-from cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
-from datasets import STATUSES
+from audio.cache import (
+    SEMITONES,
+    STATUSES,
+    InUse,
+    clear_finished,
+    copy_name,
+    empty_row,
+    find_known,
+    finish,
+    lock,
+    make_plan,
+    read_status,
+)
+from audio.clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
+from audio.cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
+from audio.transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
+from audio.workers import in_processes
 from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
-from pitch_copies import SEMITONES, copy_name
-from pool import in_processes
-from transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
 
 LIMIT = 60      # seconds that a clip may take, or 10 for each array if these are more: a clip of 30 s takes 0.1 or so
 
@@ -78,7 +88,7 @@ def _results(rows, workers, setup, work=process_row, client=None):
 
 def _results_on(device, rows, workers, setup):
     """The same on a GPU: processes decode, and this one computes what they send, a batch at a time."""
-    from torch_transforms import extract_stream
+    from audio.gpu import extract_stream
 
     open_worker(*setup)
     for row, found in extract_stream(_results(rows, workers, setup, decode_row), device, setup[-1]):
@@ -106,7 +116,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     progress : bool
         Show a progress bar.
     device : torch.device, optional
-        Where torch_transforms.py computes what the processes decode; by default they compute it themselves.
+        Where audio/gpu.py computes what the processes decode; by default they compute it themselves.
     scheduler : str, optional
         Address of a Dask scheduler, whose workers compute it in place of processes.
     shard : (int, int), optional
@@ -233,9 +243,9 @@ def main(argv=None):
     shard = parse_shard(args.shard) if args.shard else None
     device = None
     if args.device != "cpu":
-        from devices import choose_device
+        from audio.gpu import open_gpu
 
-        device = choose_device("cuda:0")        # plain "cuda" is for the processes of torchrun
+        device = open_gpu()
     data_dir, start = find_data(args.data_dir), time.perf_counter()
     wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
     names = [name for name in FEATURES if name in wanted]

@@ -17,8 +17,8 @@ import signal
 import sys
 from pathlib import Path
 
+from audio.workers import hush_libraries, in_processes
 from fma import DataError, progress_bar, run_command
-from pool import hush_libraries, in_processes
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
 FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
@@ -54,7 +54,7 @@ def windows(path, seconds=WINDOW):
     """
     import numpy as np
 
-    from transforms import Undecodable, open_audio, read_mono
+    from audio.transforms import Undecodable, open_audio, read_mono
 
     try:
         with open_audio(path) as file:
@@ -105,7 +105,7 @@ def clip_features(path, feature, usual=None):
     """
     import numpy as np
 
-    from transforms import N_FRAMES, SILENCE, extract, resample
+    from audio.transforms import N_FRAMES, SILENCE, extract, resample
 
     starts, found = [], []
     try:
@@ -172,7 +172,7 @@ def classify(paths, classifier=None, workers=None, progress=False):
     dict
         See `answer`. A file that cannot be read has an ``error``, and the rest go on.
     """
-    from classifier import load_classifier
+    from classifier.network import load_classifier
 
     classifier, paths = classifier or load_classifier(), list(paths)
     wanted = classifier.config["feature"], usual_rate(classifier.config)
@@ -254,7 +254,7 @@ def main(argv=None):
         parser.error("--top and --workers must be at least 1")
     paths = audio_files(args.paths)
 
-    from classifier import DEFAULT, load_classifier
+    from classifier.network import DEFAULT, load_classifier
 
     found, width = [], max(min(60, len(str(path))) for path in paths)
     classifier = load_classifier(args.weights or DEFAULT)

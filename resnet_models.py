@@ -15,8 +15,8 @@ import math
 import torch
 from torch import nn
 
-from augmentation import mask
 from cnn_models import require_size
+from learning.augmentation import mask
 
 
 def conv_norm(n_in, n_out, kernel, stride=1):

@@ -21,19 +21,29 @@ import torch
 import torch.distributed as dist
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import runs
-from augmentation import AUGMENTATIONS, Augmentation
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import JointDataset, open_dataset
-from devices import PRECISIONS, choose_device, choose_precision, join_processes, keep_memory, process_group, world
+from evaluation import bootstrap_interval, format_interval
 from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 from fusion_models import Dense, Fusion
-from inference import predict, score
-from pitch_copies import pitch_shifts
+from learning import runs
+from learning.augmentation import AUGMENTATIONS, Augmentation
+from learning.devices import (
+    PRECISIONS,
+    choose_device,
+    choose_precision,
+    join_processes,
+    keep_memory,
+    process_group,
+    world,
+)
+from learning.inference import predict, score
+from learning.pitch_copies import pitch_shifts
+from learning.steps import StepGraph, count_steps, train_epoch
 from resnet_models import ResNet, StatisticsResNet
-from steps import StepGraph, count_steps, train_epoch
+from study.rows import EXPERIMENTS
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
@@ -96,7 +106,7 @@ def fit(model, dataset, settings, run_dir, progress=True):
         Normalised; rows["training"] are learned, rows["validation"] choose the epoch.
     settings : Training
     run_dir : Path
-        Gets what runs.py lists. An interrupted run goes on, a finished one is not repeated.
+        Gets what learning/runs.py lists. An interrupted run goes on, a finished one is not repeated.
     progress : bool
         Show a progress bar.
 
@@ -277,13 +287,21 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         return run_dir, fit(model, dataset, settings, run_dir, progress)
 
 
+def report(run_dir):
+    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
+    history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
+    best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
+    interval = format_interval(bootstrap_interval(right, test["artists"]))
+    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
+            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
+            f"(95 % interval {interval}, {len(right)} clips)")
+
+
 def true_or_false(text):
     return bool(("false", "true").index(text.lower()))      # a ValueError, of which argparse makes a message
 
 
 def main(argv=None):
-    from experiments import EXPERIMENTS  # the names stand below this module: only the command needs them
-
     parser = argparse.ArgumentParser(description="Train one experiment with one seed; goes on where it was stopped.")
     parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list")
@@ -301,7 +319,7 @@ def main(argv=None):
         run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
                          args["runs_dir"], args["subset"], args["features_dir"], args["device"])
         if world()[0] == 0:
-            print(runs.report(run_dir))
+            print(report(run_dir))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 from benchmarks.timing import ONE_THREAD, ROOT, in_turns, interleave, machine, ratio  # noqa: E402
 from benchmarks.training import BATCH, CLASSES, build, lay_out  # noqa: E402
 from datasets import FeatureDataset  # noqa: E402
-from devices import choose_device, choose_precision, keep_memory  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
-from inference import predict  # noqa: E402
-from runs import load_history  # noqa: E402
+from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
+from learning.inference import predict  # noqa: E402
+from learning.runs import load_history  # noqa: E402
+from study.tables import format_table
 
 COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "ensembles", "predict",
             "leakage", "reproduce", "random_splits")

@@ -18,12 +18,12 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
-import transforms  # noqa: E402
+from audio import transforms  # noqa: E402
+from audio.clips import clip_features  # noqa: E402
+from audio.transforms import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE  # noqa: E402
 from benchmarks.timing import interleave, machine, ratio, watch, write_tracks  # noqa: E402
-from clips import clip_features  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import DataError, audio_path, find_data, run_command  # noqa: E402
-from transforms import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE  # noqa: E402
+from study.tables import format_table
 
 
 def find_clips(data_dir, n):

@@ -18,15 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
-import transforms  # noqa: E402
+from audio import transforms  # noqa: E402
+from audio.gpu import extract_batch  # noqa: E402
+from audio.transforms import CLIP_SECONDS, SAMPLE_RATE, STUDY_FEATURES  # noqa: E402
 from benchmarks.extraction import find_clips  # noqa: E402
 from benchmarks.limits import copy_bandwidth, median_seconds  # noqa: E402
 from benchmarks.timing import interleave, machine, ratio  # noqa: E402
-from devices import choose_device  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import find_data, run_command  # noqa: E402
-from torch_transforms import extract_batch  # noqa: E402
-from transforms import CLIP_SECONDS, SAMPLE_RATE, STUDY_FEATURES  # noqa: E402
+from learning.devices import choose_device  # noqa: E402
+from study.tables import format_table
 
 
 def decode(path):

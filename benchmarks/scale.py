@@ -20,14 +20,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
-import cache  # noqa: E402
-import cluster  # noqa: E402
 import features  # noqa: E402
+from audio import (
+    cache,  # noqa: E402
+    cluster,  # noqa: E402
+)
+from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
 from benchmarks.extraction import describe, find_clips, lay_out  # noqa: E402
 from benchmarks.timing import ONE_THREAD, ROOT, machine  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import DataError, find_data, run_command  # noqa: E402
-from transforms import STUDY_FEATURES, read_audio  # noqa: E402
+from study.tables import format_table
 
 SUBSETS = {"small": (8000, 7.2), "medium": (25_000, 22), "large": (106_574, 93), "full": (106_574, 879)}   # tracks, GiB
 CORES = (1, 16, 256)

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 
 from benchmarks import commands, extraction, training  # noqa: E402
 from benchmarks.timing import machine, ratio  # noqa: E402
-from devices import choose_device  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import DataError, find_data, run_command  # noqa: E402
+from learning.devices import choose_device  # noqa: E402
+from study.tables import format_table
 
 TARGETS = {"FrequencyCNN": 3, "TemporalCNN": 3, "SquareCNN": 3, "DenseNet-all": 5, "BBNN": 5}   # at 84 × 640
 GIST = ("the original's procedure / ours", "training.py cqt_square, 2 processes / 1, a thread each",

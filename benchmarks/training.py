@@ -27,9 +27,9 @@ from benchmarks.limits import copy_bandwidth, least_work, matrix_rate  # noqa: E
 from benchmarks.timing import in_turns, machine, ratio, write_tracks  # noqa: E402
 from cnn_models import JoinedConv2d  # noqa: E402
 from datasets import FeatureDataset  # noqa: E402
-from devices import choose_device, choose_precision, keep_memory  # noqa: E402
-from evaluation import format_table  # noqa: E402
 from fma import run_command  # noqa: E402
+from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
+from study.tables import format_table
 from training import MODELS, Training, optimizer_for, train_epoch  # noqa: E402
 
 CLASSES, BATCH = 8, 32

@@ -28,8 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import pandas as pd  # noqa: E402 - modules and the tests' collections are found above
 
 import demo  # noqa: E402
-import tables  # noqa: E402
-from evaluation import format_table  # noqa: E402
+from study import result_files, tables  # noqa: E402
+from study.tables import format_table  # noqa: E402
 
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -140,7 +140,7 @@ def keep_writing(folder):
     text = "".join(f"line {k}\n" for k in range(30_000))
     for k in itertools.count():
         tables.save_whole(folder / "README.md", lambda path, k=k: path.write_text(f"{k % 2}\n{text}"))
-        tables.save_table(folder, "tiny", "table", pd.DataFrame({"x": [k % 2] * 9999}))
+        result_files.save_table(folder, "tiny", "table", pd.DataFrame({"x": [k % 2] * 9999}))
 
 
 def tables_killed(folder, rounds, rng):

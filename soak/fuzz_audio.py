@@ -21,10 +21,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 from hostile import SEEDS, fuzzed, peak_memory, seeds  # noqa: E402
 
-from clips import clip_features  # noqa: E402
+from audio.clips import clip_features  # noqa: E402
+from audio.workers import in_processes  # noqa: E402
 from features import STUDY_FEATURES, cpu_count  # noqa: E402
 from fma import progress_bar  # noqa: E402
-from pool import in_processes  # noqa: E402
 
 LIMIT = 60      # seconds for one file
 MOST = 1.5      # GB that a process may take for one file, with Python and librosa in it

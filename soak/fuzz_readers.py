@@ -21,9 +21,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from hostile import peak_memory  # noqa: E402
 from hostile_readers import FILES, copy_files, make_files, try_broken  # noqa: E402
 
+from audio.workers import in_processes  # noqa: E402
 from features import cpu_count  # noqa: E402
 from fma import progress_bar  # noqa: E402
-from pool import in_processes  # noqa: E402
 
 LIMIT = 60      # seconds for one file
 MOST = 2.0      # GB that a process may take for one file, with Python and torch in it

@@ -17,7 +17,16 @@ import demo as corpus
 import features
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("audio", "learning", "study", "plots", "classifier")
 FAULTS = {track["fault"]: i for i, track in corpus.TRACKS.items() if track["fault"]}
+
+
+def copy_code(folder):
+    """Copy all modules to a folder, as a clone has them."""
+    for path in [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).glob("*.py"))]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def alone():

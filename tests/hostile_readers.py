@@ -79,12 +79,11 @@ def make_files(folder):
     """A collection with a cache, an unfinished cache, a finished run, its export and result: all small and valid."""
     import torch
 
-    import runs
     import training
-    from cache import describe, make_plan
-    from classifier import export_run
-    from experiments import summarise_runs
-    from tables import save_result
+    from audio.cache import describe, make_plan
+    from classifier.network import export_run
+    from learning import runs
+    from study.result_files import save_result, summarise_runs
 
     folder = Path(folder)
     data = make_collection(folder / "tiny", features=(("mel128", 128),), frames=128)
@@ -130,34 +129,34 @@ def read_tracks(folder):
 
 
 def read_info(folder):
-    from cache import find_present
+    from audio.cache import find_present
 
     read_dataset(folder)
     find_present(folder / "tiny" / "features", ["mel128"], 64)
 
 
 def read_plan(folder):
-    from cache import make_plan, read_journal
+    from audio.cache import make_plan, read_journal
 
     make_plan(folder / "unfinished", ["mfcc"], np.arange(2, 66))
     read_journal(folder / "unfinished" / ".partial" / "progress.csv", 64)
 
 
 def read_run(folder):
-    import runs
-    from classifier import load_classifier
+    from classifier.network import load_classifier
+    from learning import runs
 
     run_dir = folder / "runs" / "tiny" / "x" / "seed0"
     runs.start_run(run_dir, runs.load_config(run_dir))
-    runs.report(run_dir)
+    training.report(run_dir)
     classify(load_classifier(run_dir))
 
 
 def read_state(folder):
     import torch
 
-    import runs
     import training
+    from learning import runs
 
     run_dir = folder / "runs" / "tiny" / "x" / "seed0"
     model = training.build(runs.load_config(run_dir))
@@ -165,14 +164,15 @@ def read_state(folder):
 
 
 def read_export(folder):
-    from classifier import load_classifier
+    from classifier.network import load_classifier
 
     classify(load_classifier(folder / "weights" / "some"))
 
 
 def read_results(folder):
-    from comparisons import load_answers
-    from tables import load_results, marked_tables, results_table
+    from study.comparisons import load_answers
+    from study.result_files import load_results
+    from study.tables import marked_tables, results_table
 
     results = load_results(folder / "results" / "fma_tiny")
     results_table(results, seconds=True)

@@ -12,12 +12,14 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
 import baselines
 import experiments
-from baselines import CLASSIFIERS, ShrunkQDA, Statistics, fit_baselines, scores_of, tsne_map
+from baselines import Statistics
 from datasets import FeatureDataset
-from figures import plot_panels
 from fma import DataError, run_command
-from runs import commit, load_probabilities
-from statistics_dataset import LEVELS, load_statistics
+from learning.runs import commit, load_probabilities
+from plots.runs import plot_panels
+from study import classifiers
+from study.classifiers import CLASSIFIERS, ShrunkQDA, fit_baselines, scores_of, tsne_map
+from study.statistics import LEVELS, load_statistics
 
 GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
 COLUMNS = [(feature, moment, f"{k:02d}") for feature in ("mfcc", "zcr") for moment in ("mean", "std")
@@ -282,7 +284,7 @@ def test_other_values_or_settings_are_fitted_anew(tiny, tmp_path, monkeypatch):
     other = fit_baselines(data, ["SVC"], **where)[0]["SVC"]
     codes = [r["config"]["feature_parameters"]["sha256"] for r in (first, other)]
     assert codes[0] != codes[1]
-    monkeypatch.setitem(CLASSIFIERS, "SVC", lambda seed: baselines._scaled(baselines.SVC(C=1e-6, break_ties=True)))
+    monkeypatch.setitem(CLASSIFIERS, "SVC", lambda seed: classifiers._scaled(classifiers.SVC(C=1e-6, break_ties=True)))
     soft, runs = fit_baselines(data, ["SVC"], **where)
     assert "C=1e-06" in soft["SVC"]["config"]["model"]["args"]["classifier"]
     model = CLASSIFIERS["SVC"](0).fit(*data.part("training"))
@@ -302,7 +304,7 @@ def test_by_default_as_many_seeds_are_fitted_as_the_result_has(fitted, tmp_path,
     again, runs = fit_baselines(data, names, **where, progress=False)
     assert [again[name]["test"] for name in names] == [results[name]["test"] for name in names]
     assert [len(runs[name]) for name in names] == [1, 3]
-    monkeypatch.setattr(baselines, "fit_seed", lambda *args: pytest.fail("fitted before the results were read"))
+    monkeypatch.setattr(classifiers, "fit_seed", lambda *args: pytest.fail("fitted before the results were read"))
     with pytest.raises(DataError, match="MLP.json has more than 1 seed.*pass --repeats 3"):
         fit_baselines(data, ["SVC", "MLP"], 1, **where, progress=False)
 

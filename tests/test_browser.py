@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
+from conftest import copy_code
 
 try:
     from playwright import sync_api as playwright
@@ -75,8 +76,7 @@ def lab(demo, tmp_path):
     """Address and token of a JupyterLab on a copy of modules, weights and notebooks, whose outputs are taken away."""
     study = tmp_path / "study"
     (study / "notebooks").mkdir(parents=True)
-    for module in ROOT.glob("*.py"):
-        shutil.copy(module, study)
+    copy_code(study)
     shutil.copytree(ROOT / "weights", study / "weights")
     for path in (NOTEBOOK, PREDICT):
         notebook = nbformat.read(path, 4)

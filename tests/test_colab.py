@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import copy_code
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = min((ROOT / "notebooks").glob("*.ipynb"))    # all have the same setup cell
@@ -54,8 +55,8 @@ def internet(tmp_path):
     """
     study = tmp_path / "github" / "someone" / "study"
     study.mkdir(parents=True)
-    for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
-        shutil.copy(path, study)
+    copy_code(study)
+    shutil.copy(ROOT / "requirements.txt", study)
     somebody = ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"]):
         subprocess.run(["git", "-C", study, *somebody, *command], check=True)

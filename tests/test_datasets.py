@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, write_cache, write_tracks
 
-from datasets import FeatureDataset, load_index
+from audio.cache import load_index
+from datasets import FeatureDataset
 from fma import DataError
 
 IDS = [70, 9, 800, 12, 11, 10, 4, 5, 6, 7, 33, 34]     # no row is where its id would sort

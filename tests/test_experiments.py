@@ -9,11 +9,14 @@ import torch
 from synthetic import make_collection
 
 import experiments
-import runs
 import training
-from experiments import EXPERIMENTS, load_results, results_table, run_experiment
+from experiments import load_results, results_table
 from fma import DataError, run_command
-from predictions import load_predictions
+from learning import runs
+from study import result_files, rows, runner
+from study.predictions import load_predictions
+from study.rows import EXPERIMENTS
+from study.runner import run_experiment
 
 # Best test accuracy over saved epochs, in per cent, from the tables of the original study.
 CNNS = {                # frequency, temporal, square
@@ -100,7 +103,7 @@ def test_a_name_says_what_is_trained(name, model, args):
 
 
 def test_the_demo_has_one_of_each_family():
-    assert {EXPERIMENTS[name]["model"] for name in experiments.DEMO} >= {
+    assert {EXPERIMENTS[name]["model"] for name in rows.DEMO} >= {
         "FrequencyCNN", "TemporalCNN", "SquareCNN", "SequentialCRNN", "BBNN"}
 
 
@@ -183,7 +186,7 @@ def test_seeds_tested_on_different_clips_are_not_averaged(three_seeds, tmp_path)
     with np.load(path) as saved:
         np.savez(path, **{key: value[1:] if key.startswith("test") else value for key, value in saved.items()})
     with pytest.raises(DataError, match=f"^{tmp_path}: its runs were tested on different clips"):
-        experiments.summarise_runs("chroma_cqt_square", [tmp_path / "seed0", tmp_path / "seed1"])
+        result_files.summarise_runs("chroma_cqt_square", [tmp_path / "seed0", tmp_path / "seed1"])
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
@@ -298,7 +301,7 @@ def test_a_result_is_not_replaced_by_one_that_lacks_its_seeds_or_schedule(tiny, 
             run_experiment("chroma_cqt_square", tiny, repeats, settings, **where)
     assert path.read_bytes() == before and not (tmp_path / "runs").exists()         # and nothing was trained for it
     capsys.readouterr()
-    quick, _ = experiments.run_experiments(["chroma_cqt_square"], tiny, 1, **where)     # a notebook's quick look
+    quick, _ = runner.run_experiments(["chroma_cqt_square"], tiny, 1, **where)     # a notebook's quick look
     assert "stays as it is" in capsys.readouterr().out and path.read_bytes() == before
     kept = json.loads((tmp_path / "runs" / "results" / "tiny" / "chroma_cqt_square.json").read_text())
     assert kept == json.loads(json.dumps(quick["chroma_cqt_square"])) != result

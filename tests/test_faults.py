@@ -28,10 +28,10 @@ from test_tables import made_up
 from test_training import outcome, train
 
 import experiments
-import runs
-import tables
 import training
 from fma import DataError, run_command
+from learning import runs
+from study import result_files, tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +93,7 @@ def write_for_ever(folder):
     for k in itertools.count():
         result["seeds"][0]["test"] = result["test"]["accuracy"] = float(k % 2)
         result["padding"] = "x" * 500_000                               # so that writing takes a while
-        tables.save_result(folder / "results" / "some" / "cqt_square.json", result, tests)
+        result_files.save_result(folder / "results" / "some" / "cqt_square.json", result, tests)
         tables.write_marked_tables(folder / "README.md", folder / "results")
 
 
@@ -110,7 +110,7 @@ def test_results_and_tables_killed_while_they_are_written_are_whole(tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert tables.read_result(tmp_path / "results" / "some" / "cqt_square.json")["seeds"][0]["test"] in (0, 1)
+        assert result_files.read_result(tmp_path / "results" / "some" / "cqt_square.json")["seeds"][0]["test"] in (0, 1)
         said = tables.load_predictions(tmp_path / "results" / "some" / "cqt_square.csv")
         assert len(said) in (40, 4000) and set(said["seed0"]) == {"Folk", "Rock"}
         assert readme.read_text().endswith(f"<!-- end -->\n{rows}")
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny, tmp_path, capsys, monkey
 
 def test_a_run_is_trained_by_one_process_at_a_time(tiny, tmp_path, undisturbed):
     """The command is at it; this process is refused until the other is killed, and then ends as if alone."""
-    line = [sys.executable, "-c", "import sys, test_training as t, pathlib, runs, time\nsave = runs.save_state\n"
+    line = [sys.executable, "-c", "import sys, test_training as t, pathlib, time\nfrom learning import runs\nsave = runs.save_state\n"
             "runs.save_state = lambda *args: (save(*args), time.sleep(99))\nt.torch.set_num_threads(1)\n"
             "t.train(*map(pathlib.Path, sys.argv[1:]))", tiny, tmp_path]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -213,7 +213,7 @@ def test_only_the_first_process_of_a_training_locks_it(tmp_path):
 
 
 def test_a_notebook_cell_that_is_interrupted_goes_on_when_it_is_run_again(tiny, tmp_path, monkeypatch):
-    cell = ("from experiments import run_experiments\n"
+    cell = ("from study.runner import run_experiments\n"
             "results, run_dirs = run_experiments(['chroma_cqt_square'], data, 3, 2, device='cpu', progress=False,\n"
             "                                    runs_dir=folder / 'runs', results_dir=folder / 'results')\n")
     names = {"data": tiny, "folder": tmp_path}

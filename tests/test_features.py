@@ -17,13 +17,12 @@ import soundfile
 from conftest import FAULTS, ROOT
 
 import features
-import transforms
-from cache import write_row
-from clips import clip_features
-from datasets import load_index
+from audio import transforms
+from audio.cache import load_index, write_row
+from audio.clips import clip_features
+from audio.transforms import FEATURES
 from features import fill_cache
 from fma import audio_path, run_command
-from transforms import FEATURES
 
 ALL = tuple(FEATURES)
 
@@ -172,7 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(small, cache,
 
 def test_a_complete_cache_is_left_alone(small, copy, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in copy.iterdir()}
-    monkeypatch.setattr("clips.clip_features", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr("audio.clips.clip_features", lambda *a: pytest.fail("computed again"))
     index = fill_cache(small, ALL, features_dir=copy, progress=False)
     assert {p: p.stat().st_mtime_ns for p in copy.iterdir()} == before
     assert index["status"].tolist() == load_index(copy)["status"].tolist()
@@ -182,7 +181,7 @@ def test_a_feature_added_later_is_all_that_is_computed(small, cache, copy, monke
     for path in copy.glob("chroma_stft.*"):
         path.unlink()
     seen = []
-    monkeypatch.setattr("clips.clip_features", lambda path, names: seen.append((path, names)) or
+    monkeypatch.setattr("audio.clips.clip_features", lambda path, names: seen.append((path, names)) or
                         clip_features(path, names))
     fill_cache(small, ALL, features_dir=copy, workers=1, progress=False)
     assert {names for _, names in seen} == {("chroma_stft",)}
@@ -253,7 +252,7 @@ def run_for(clips, small, folder):
         return clip_features(path, names)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("clips.clip_features", dies)
+        patch.setattr("audio.clips.clip_features", dies)
         fill_cache(small, ("mel_stft", "mfcc"), features_dir=folder, workers=1, progress=False)
     return folder
 
@@ -271,7 +270,7 @@ def assert_goes_on(small, cache, folder):
 
 def test_only_what_is_left_is_computed(small, cache, cut_off, monkeypatch):
     seen = []
-    monkeypatch.setattr("clips.clip_features", lambda *a: seen.append(a) or clip_features(*a))
+    monkeypatch.setattr("audio.clips.clip_features", lambda *a: seen.append(a) or clip_features(*a))
     assert_goes_on(small, cache, cut_off)
     assert len(seen) == len(load_index(cache)) - 7
 
@@ -385,7 +384,7 @@ def test_a_row_that_the_disk_cuts_short_is_an_error(tmp_path, monkeypatch):
 def test_a_fault_of_the_machine_is_none_of_the_clip(small, cache, monkeypatch):
     clip = audio_path(small, load_index(cache).query("status == 'ok'")["track_id"].iloc[0])
     for fault in (MemoryError, OSError, ImportError):
-        monkeypatch.setattr("clips.compute", lambda *args, fault=fault: (_ for _ in ()).throw(fault))
+        monkeypatch.setattr("audio.clips.compute", lambda *args, fault=fault: (_ for _ in ()).throw(fault))
         with pytest.raises(fault):
             clip_features(clip, ["mfcc"])
 

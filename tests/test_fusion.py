@@ -5,13 +5,13 @@ import pytest
 import torch
 from synthetic import make_collection
 
-import runs
 import training
-from augmentation import Augmentation
 from datasets import FeatureDataset, JointDataset
 from fma import DataError
 from fusion_models import Fusion
-from inference import predict
+from learning import runs
+from learning.augmentation import Augmentation
+from learning.inference import predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEATURES = ("mel", "embedding")

@@ -10,12 +10,11 @@ from hostile_readers import FILES, RUN, make_files, read_dataset, read_plan, rea
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import runs
 import training
-from cache import read_journal
-from classifier import load_classifier
-from datasets import STATUSES, load_index
+from audio.cache import STATUSES, load_index, read_journal
+from classifier.network import load_classifier
 from fma import DataError, load_tracks
+from learning import runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 quick = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -187,7 +186,7 @@ def test_probabilities_that_do_not_belong_together(broken, valid, change):
     broken(f"{RUN}/probabilities.npz", b"")
     np.savez(path, **arrays)
     with pytest.raises(DataError, match="probabilities.npz is damaged"):
-        runs.report(valid / RUN)
+        training.report(valid / RUN)
 
 
 @pytest.mark.parametrize("name", [f"{RUN}/config.json", "weights/some.json"])

@@ -1,33 +1,64 @@
-"""The README's list of modules is all of them, and data flows down it: each imports only from those above."""
+"""The README's list of modules is all of them, data flows down it, and the examples in docstrings are true."""
 
 import ast
+import doctest
+import importlib
 import re
 
-from conftest import ROOT
+import pytest
+from conftest import PACKAGES, ROOT
 
-# The command of training.py takes names from the row below it; nothing of it is needed to import the module.
-LATE = {("training", "experiments")}
+# Rows of the study are data and import nothing, so the commands above study/ may name them.
+DATA = {"study.rows"}
 
 
 def listed():
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## How it is built")[1]
-    return [name for row in re.findall(r"^\|(.*?)\|", table, re.M) for name in re.findall(r"`(\w+)\.py`", row)]
+    """Modules in the order of the README's table: those of a folder stand in its row, `folder/` first."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## How it is built")[1].split("\n## ")[0]
+    for row in re.findall(r"^\|([^|]*)\|", table, re.M):
+        folder = re.search(r"`(\w+)/`", row)
+        names = re.findall(r"`(\w+)(?:\.py)?`", row)
+        yield from (f"{folder[1]}.{name}" for name in names) if folder else names
 
 
-def imports(path):
+def modules():
+    """Every module, dotted."""
+    packages = (path for name in PACKAGES for path in (ROOT / name).glob("*.py") if path.stem != "__init__")
+    return sorted([path.stem for path in ROOT.glob("*.py")] + [f"{path.parent.name}.{path.stem}" for path in packages])
+
+
+def imports(module):
+    """What a module imports, at its top or within functions, dotted."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
 def test_every_module_is_listed_once():
-    assert sorted(listed()) == sorted(path.stem for path in ROOT.glob("*.py"))
+    assert sorted(listed()) == modules()
+    assert len(list(ROOT.glob("*.py"))) <= 15
 
 
 def test_modules_import_from_above():
     place = {name: k for k, name in enumerate(listed())}
-    upward = {(name, other) for name in place for other in imports(ROOT / f"{name}.py")
-              if place.get(other, -1) > place[name]}
-    assert upward == LATE
+    upward = {(name, other) for name in place for other in imports(name)
+              if place.get(other, -1) > place[name] and other not in DATA}
+    assert not upward
+    assert not {other for name in DATA for other in imports(name)} & set(place)
+
+
+def test_a_folder_is_a_plain_package():
+    for name in PACKAGES:
+        text = (ROOT / name / "__init__.py").read_text(encoding="utf-8")
+        assert [type(node) for node in ast.parse(text).body] == [ast.Expr], name
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if ">>> " in
+                                    (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")])
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted and not found.failed

@@ -14,13 +14,13 @@ import torch
 from synthetic import ROOT, make_collection
 
 import predict
-import runs
 import training
-from classifier import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
+from audio.transforms import mel128
+from classifier.card import model_card
+from classifier.network import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
 from datasets import FeatureDataset
 from fma import DataError, run_command
-from model_card import model_card
-from transforms import mel128
+from learning import runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 22_050

@@ -14,17 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, copy_code
 from synthetic import make_collection
 from test_training import outcome, train
 
-import classifier
-import experiments
-import runs
-import tables
 import training
+from classifier import network as classifier
 from datasets import open_dataset
 from fma import DataError
+from learning import runs
+from study import result_files, runner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +55,7 @@ def test_one_seed_gives_one_result_with_one_number_of_threads(tiny, tmp_path):
 def result(tiny, tmp_path_factory):
     """Folder and result of two seeds."""
     folder = tmp_path_factory.mktemp("result")
-    made = experiments.run_experiment("chroma_cqt_square", tiny, 2, {"epochs": 1}, folder / "results", progress=False,
+    made = runner.run_experiment("chroma_cqt_square", tiny, 2, {"epochs": 1}, folder / "results", progress=False,
                                       runs_dir=folder / "runs", device="cpu")
     return folder, made
 
@@ -76,12 +75,12 @@ def test_seeds_of_different_data_are_not_averaged(result, tmp_path):
     folder, _ = result
     copies = [Path(shutil.copytree(folder / "runs" / "tiny" / "chroma_cqt_square" / seed, tmp_path / seed))
               for seed in ("seed0", "seed1")]
-    experiments.summarise_runs("chroma_cqt_square", copies)
+    result_files.summarise_runs("chroma_cqt_square", copies)
     config = runs.load_config(copies[1])
     config["data"]["chroma_cqt.npy"] = "0" * 16
     (copies[1] / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="its runs were trained on different data: delete them"):
-        experiments.summarise_runs("chroma_cqt_square", copies)
+        result_files.summarise_runs("chroma_cqt_square", copies)
 
 
 def test_runs_of_two_commits_name_both_and_old_ones_none(result, tmp_path):
@@ -90,13 +89,13 @@ def test_runs_of_two_commits_name_both_and_old_ones_none(result, tmp_path):
               for seed in ("seed0", "seed1")]
     for run, commit in zip(copies, ("b" * 40, "a" * 40 + "+changes"), strict=True):
         (run / "config.json").write_text(json.dumps(runs.load_config(run) | {"commit": commit}))
-    assert experiments.summarise_runs("x", copies)["commit"] == f"{'a' * 40}+changes, {'b' * 40}"
+    assert result_files.summarise_runs("x", copies)["commit"] == f"{'a' * 40}+changes, {'b' * 40}"
     for run in copies:
         config = runs.load_config(run)
         for part in ("commit", "data"):
             del config[part]
         (run / "config.json").write_text(json.dumps(config))
-    old = experiments.summarise_runs("x", copies)
+    old = result_files.summarise_runs("x", copies)
     assert old["commit"] is None and old["data"] is None
 
 
@@ -121,7 +120,7 @@ def test_weights_and_results_from_before_are_read():
     shipped = classifier.load_classifier()
     assert "data" not in shipped.config or shipped.config["data"]
     for folder in ("fma_small", "emotify"):
-        assert tables.load_results(ROOT / "results" / folder)
+        assert result_files.load_results(ROOT / "results" / folder)
 
 
 # ---- the fingerprint and the commit -----------------------------------------------------------------------------
@@ -150,16 +149,14 @@ def test_a_change_of_title_is_no_change_of_data(tiny, tmp_path):
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_is_that_of_the_code_and_says_whether_it_was_changed(tmp_path):
     code = tmp_path / "outer" / "code"
-    code.mkdir(parents=True)
-    for module in ROOT.glob("*.py"):
-        shutil.copy(module, code)
+    copy_code(code)
 
     def git(folder, *words):
         line = ["git", "-c", "user.name=x", "-c", "user.email=x@x", "-C", folder, *words]
         return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
 
     def commit():
-        line = [sys.executable, "-c", "import runs; print(runs.commit())"]
+        line = [sys.executable, "-c", "from learning import runs; print(runs.commit())"]
         return subprocess.run(line, cwd=code, capture_output=True, text=True, check=True).stdout.strip()
 
     git(tmp_path / "outer", "init", "-q")

@@ -19,16 +19,15 @@ import torch
 from conftest import ROOT, write_cache, write_tracks
 
 import fma
-import pitch_copies
-import runs
 import training
-from classifier import load_classifier
+from classifier.card import model_card
+from classifier.network import load_classifier
 from datasets import FeatureDataset
-from evaluation import format_table
 from fma import DataError
-from model_card import model_card
-from predictions import load_predictions
-from tables import save_result
+from learning import pitch_copies, runs
+from study.predictions import load_predictions
+from study.result_files import save_result
+from study.tables import format_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,7 +95,7 @@ def test_probabilities_that_are_really_pickles_run_nothing(finished, tmp_path, b
         np.savez(path, **{name: np.array([bomb], dtype=object) for name in whole})
     else:
         WAYS[way](bomb, path)
-    for read in (runs.load_probabilities, runs.report, load_classifier):
+    for read in (runs.load_probabilities, training.report, load_classifier):
         with pytest.raises(DataError, match="probabilities.npz is damaged"):
             read(run_dir)
 
@@ -129,13 +128,12 @@ FORBIDDEN_CALLS = {
 
 
 # A scheduler and its workers trust each other: what is pickled there was made in the same run, and no file is read.
-ALLOWED = {"cluster.py": {"imports pickle", "imports cloudpickle", "calls pickle.loads"}}
+ALLOWED = {"audio/cluster.py": {"imports pickle", "imports cloudpickle", "calls pickle.loads"}}
 
 
 def python_code():
     """Name to text of all Python that users run: modules, scripts, what bash starts, and code cells."""
-    for path in sorted({*ROOT.glob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.py"),
-                        *ROOT.glob("soak/*.py")}):
+    for path in sorted({*ROOT.glob("*.py"), *ROOT.glob("[!.t]*/*.py")}):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     script = (ROOT / "download_data.sh").read_text(encoding="utf-8")
     yield "download_data.sh", script.split("<<'PYTHON'\n")[1].split("\nPYTHON\n")[0]

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from synthetic import make_collection
 
 import fma
-import inference
 import training
-from augmentation import evenly_spaced_chunks
-from datasets import FeatureDataset, load_index, open_feature
+from audio.cache import load_index, open_feature
+from datasets import FeatureDataset
+from learning import inference
+from learning.augmentation import evenly_spaced_chunks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REAL = {name: os.environ.get(f"{name.upper()}_DIR") for name in ("fma_small", "emotify")}

@@ -15,13 +15,11 @@ from synthetic import GENRES, ROOT, quiet_environment
 from torch import nn
 from tqdm.auto import tqdm
 
-import devices
-import inference
-import runs
 import training
-from experiments import EXPERIMENTS
 from fma import run_command
-from steps import learning_rate
+from learning import devices, inference, runs
+from learning.steps import learning_rate
+from study.rows import EXPERIMENTS
 from training import Training
 
 SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}

@@ -13,9 +13,9 @@ from test_training import SHORT, Cut, command, cut, train
 from torch import nn
 from tqdm.auto import tqdm
 
-import runs
 import training
 from fma import DataError
+from learning import runs
 from training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,150 @@
+"""One clip of a collection: its status, its features, and its rows of the growing cache.
+
+Workers of any kind (of audio/workers.py, of Dask, or this process) are prepared by `start_worker` and given rows.
+"""
+
+import os
+import sys
+
+import numpy as np
+
+from audio.cache import SEMITONES, copy_name, open_array, write_row
+from audio.statistics import track_statistics
+from audio.transforms import (
+    FEATURES,
+    HOP_LENGTH,
+    N_FRAMES,
+    SAMPLE_RATE,
+    SILENCE,
+    STUDY_FEATURES,
+    Undecodable,
+    extract,
+    read_audio,
+    resample,
+)
+from fma import audio_path
+
+
+def open_clip(path):
+    """Status of a clip, and its waveform and sample rate if the status is ok: (status, y, sample_rate)."""
+    if not os.path.isfile(path):
+        return "missing", None, None
+    try:
+        y, sample_rate = read_audio(path)
+    except Undecodable:
+        return "undecodable", None, None
+    if len(y) * SAMPLE_RATE / sample_rate < (N_FRAMES - 1) * HOP_LENGTH:
+        return "short", None, None
+    if np.abs(y).max() < SILENCE:
+        return "silent", None, None
+    return "ok", y, sample_rate
+
+
+def clip_features(path, names=STUDY_FEATURES):
+    """Status of a clip, and its features if the status is ok.
+
+    Parameters
+    ----------
+    path : path-like
+    names : sequence of str
+        Keys of `cache.ARRAYS`.
+
+    Returns
+    -------
+    status : {"ok", "short", "silent", "undecodable", "missing"}
+    features : dict of str to ndarray, shape (bins, frames)
+        Cut to `N_FRAMES`, in the units of `cache.ARRAYS`; statistics have one frame.
+    """
+    status, y, sample_rate = open_clip(path)
+    if status != "ok":
+        return status, {}
+    try:
+        found = compute(y, sample_rate, names)
+    except (MemoryError, OSError, ImportError):     # the machine's fault, not the clip's
+        raise
+    except Exception as error:          # what nobody foresaw of one clip must not end the others' run
+        say(f"{path} is undecodable: {type(error).__name__}: {' '.join(str(error).split())}")
+        return "undecodable", {}
+    return "ok", {name: x[:, :N_FRAMES] for name, x in found.items()}
+
+
+def say(line):
+    """A line on stderr, above the progress bar if there is one."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def compute(y, sample_rate, names):
+    """The arrays of one clip: features, its statistics as a single frame, and features of the clip shifted in pitch.
+
+    Parameters
+    ----------
+    y : ndarray, shape (samples,), float32
+        Mono waveform.
+    sample_rate : int
+        In Hz.
+    names : sequence of str
+        Keys of `cache.ARRAYS`.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (bins, frames)
+        All frames there are. A copy has as many as its feature: the shift is one of pitch, not of time.
+
+    Examples
+    --------
+    >>> a4 = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
+    >>> {name: int(x[:, 10].argmax()) for name, x in compute(a4, 22050, ["cqt", "cqt_pitch-2"]).items()}
+    {'cqt': 45, 'cqt_pitch-2': 43}
+    """
+    found = extract(y, sample_rate, [name for name in names if name in FEATURES])
+    if "statistics" in names:
+        found["statistics"] = track_statistics(y, sample_rate)[:, None]
+    for semitones in SEMITONES:
+        if wanted := [name for name in FEATURES if copy_name(name, semitones) in names]:
+            import librosa
+
+            shifted = librosa.effects.pitch_shift(y, sr=sample_rate, n_steps=semitones)
+            shifted *= np.sqrt(np.square(y).mean() / max(np.square(shifted).mean(), 1e-20))     # loses 3 dB or so
+            found |= {copy_name(name, semitones): x for name, x in extract(shifted, sample_rate, wanted).items()}
+    return found
+
+
+_worker = {}    # what a worker process keeps between clips: paths, arrays, scale and offset, names
+
+
+def start_worker(*setup):
+    """Open the arrays, and keep to one thread: the processes share the cores."""
+    from threadpoolctl import threadpool_limits
+
+    _worker["limits"] = threadpool_limits(1)
+    open_worker(*setup)
+
+
+def open_worker(data_dir, subset, ids, training, partial, infos):
+    files = {name: open_array(partial, name) for name in infos}
+    for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
+    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos,
+                   names=lambda row: tuple(infos) if training[row] else for_all)
+
+
+def process_row(row):
+    """Compute one clip and write its rows; return its status."""
+    status, values = clip_features(_worker["path"](row), _worker["names"](row))
+    write_values(row, values)
+    return row, status
+
+
+def write_values(row, values):
+    for name, x in values.items():
+        info = _worker["infos"][name]
+        x = (x - info["offset"]) / info["scale"] if (info["scale"], info["offset"]) != (1.0, 0.0) else x
+        x = np.round(x) if info["dtype"] == "uint8" else x
+        write_row(_worker["files"][name], row, info["shape"][0], x.astype(info["dtype"]).tobytes())
+
+
+def decode_row(row):
+    """Open one clip; return its waveform at the features' sample rate, or a status other than ok."""
+    status, y, sample_rate = open_clip(_worker["path"](row))
+    return row, resample(y, sample_rate) if status == "ok" else status

@@ -1,0 +1,108 @@
+"""Pitch-shifted copies of the training clips, made by features.py: what they are called, and batches drawn from them.
+
+    features/cqt.npy            the clips as they are
+    features/cqt_pitch+1.npy    the training clips a semitone up; rows of validation and test are zeros
+
+A copy is computed from the waveform: all of a sound moves, as in a recording that is played faster or slower, and only
+the tempo stays. `augmentation.shift_bins` moves the picture alone.
+"""
+
+from copy import copy
+
+import numpy as np
+
+from audio.cache import SEMITONES, copy_name, open_feature
+from datasets import JointDataset
+from fma import DataError
+
+
+def pitch_shifts(dataset):
+    """Semitones by which a clip can be shifted: those of which the cache has copies.
+
+    Parameters
+    ----------
+    dataset : FeatureDataset or JointDataset
+        Its copies are opened on first use.
+
+    Returns
+    -------
+    list of int
+        Rising; of several features, the shifts that each has.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a copy is damaged, of another shape or without a training clip.
+    """
+    common, parts = set(SEMITONES), _parts(dataset)
+    for part in parts:
+        if part.copies is None:
+            part.copies = _open_copies(part)
+        common &= set(part.copies)
+    if not common:
+        missing = next((part for part in parts if not part.copies), None)
+        what = (f"{missing.features_dir / missing.feature}_pitch*.npy not found" if missing else
+                f"the pitch-shifted copies of {dataset.feature} have no shift in common")
+        raise DataError(f"{what}: pitch_copies needs python features.py --data-dir {parts[0].features_dir.parent} "
+                        f"--features {' '.join(part.feature for part in parts)} --pitch-shift -2 -1 1 2")
+    return sorted(common)
+
+
+def clips_or_copies(dataset, rows, generator):
+    """Values of training clips, each as it is or as one of its copies, all with the same chance.
+
+    Parameters
+    ----------
+    dataset : FeatureDataset or JointDataset
+    rows : Tensor, shape (batch,)
+        Of training clips: others have no copies.
+    generator : torch.Generator
+        On the dataset's device.
+
+    Returns
+    -------
+    x : Tensor, shape (batch, bins, frames), or list of them
+        As ``dataset.raw`` gives them, in the feature's unit. A clip is shifted alike in all features.
+
+    Raises
+    ------
+    DataError
+        As `pitch_shifts`.
+    """
+    import torch
+
+    choices = [0, *pitch_shifts(dataset)]
+    drawn = torch.randint(len(choices), (len(rows),), generator=generator, device=generator.device)
+    values = []
+    for part in _parts(dataset):
+        x = torch.empty(len(rows), *part.shape, device=part.device)
+        for k, semitones in enumerate(choices):
+            chosen = drawn == k
+            x[chosen] = (part.copies[semitones] if semitones else part).raw(rows[chosen])
+        values.append(x)
+    return values if isinstance(dataset, JointDataset) else values[0]
+
+
+def _parts(dataset):
+    return dataset.parts if isinstance(dataset, JointDataset) else [dataset]
+
+
+def _open_copies(part):
+    """Data sets that differ from this one in the array, by semitones. They are held in memory where it is."""
+    names = {semitones: copy_name(part.feature, semitones) for semitones in SEMITONES}
+    names = {semitones: name for semitones, name in names.items() if (part.features_dir / f"{name}.npy").is_file()}
+    hold = False if isinstance(part.array, np.ndarray) else None
+    found = {}
+    for semitones, name in names.items():
+        twin = found[semitones] = copy(part)
+        twin.array, twin.info = open_feature(part.features_dir, name, len(part.tracks))
+        remedy = f"delete {part.features_dir / name}.* and run features.py --pitch-shift again"
+        if twin.array.shape[1:] != part.shape:
+            raise DataError(f"{part.features_dir / name}.npy has clips of {twin.array.shape[1:]}, {part.feature} of "
+                            f"{tuple(part.shape)}: {remedy}")
+        for row in part.rows["training"]:           # a clip that was not in training when the copies were made
+            if not twin.array[row].any() and part.array[row].any():
+                raise DataError(f"{part.features_dir / name}.npy has nothing of training track "
+                                f"{part.tracks.index[row]}, as if made for other splits: {remedy}")
+        twin.prepare(name, hold, 1 + len(names))
+    return found

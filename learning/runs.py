@@ -1,0 +1,283 @@
+"""What a run leaves on disk, ``runs/<dataset>/<experiment>/seed<k>/``, and how to read it again.
+
+    config.json             all that is needed to rebuild the network and to feed it
+    model.safetensors       weights of the epoch chosen on validation
+    history.jsonl           a line for each epoch
+    probabilities.npz       of that epoch, on validation and test, with labels, tracks and artists
+    state.pt                where an unfinished run goes on
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from audio.cache import copy_name
+from fma import DataError
+
+WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts",
+           "data")
+
+
+def save_whole(path, write):
+    """Write a file so that it is there whole or not at all; `write` is given a temporary path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")       # two processes may write the same file
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:                        # torch's errors of writing are RuntimeErrors
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise DataError(f"{path} cannot be written ({reason}): make room there, or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def versions():
+    """Versions of Python and of what training uses."""
+    return {"python": platform.python_version(),
+            **{lib: importlib.metadata.version(lib) for lib in ("torch", "numpy", "pandas", "safetensors")}}
+
+
+def commit():
+    """The commit of this code, followed by ``+changes`` if files differ from it; None outside a git repository."""
+    folder = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--exclude=*",
+                               "--dirty=+changes"], cwd=folder, capture_output=True, text=True, timeout=20,
+                              env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)})   # ours, not one around
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def data_fingerprints(dataset):
+    """What a run learns and is tested on, in sixteen letters for each file.
+
+    Parameters
+    ----------
+    dataset : FeatureDataset or JointDataset
+
+    Returns
+    -------
+    dict of str to str
+        ``tracks.csv``, its genres, splits and artists; ``index.csv``; and each array that is read, pitch-shifted
+        copies included if they are open. Every byte counts: 0.1 s for FMA-small's 131 MB of mel128.
+    """
+    used = dataset.tracks[["genre", "split"]].assign(artist=dataset.artists).sort_index()
+    found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
+             for name, table in (("tracks.csv", used), ("index.csv", dataset.tracks["status"]))}
+    for part in getattr(dataset, "parts", [dataset]):
+        for name in (part.feature, *(copy_name(part.feature, semitones) for semitones in part.copies or ())):
+            with open(part.features_dir / f"{name}.npy", "rb") as file:
+                found[f"{name}.npy"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return found
+
+
+@contextmanager
+def lock(run_dir, write=True):
+    """Keep a second process from training the same run; the lock ends with the process that holds it.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Made if it is not there. A finished run is only read, by as many as like.
+    write : bool
+        Of the processes that share one training, the first writes, and locks for all.
+
+    Raises
+    ------
+    DataError
+        If another process trains this run.
+    """
+    import fcntl
+
+    if not write or is_finished(run_dir):
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run_dir, os.O_RDONLY)      # the folder itself: no file is left behind
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise DataError(f"{run_dir} is being trained by another process: wait for it, or stop it") from error
+    except OSError:
+        pass                                    # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def start_run(run_dir, config, write=True):
+    """Make the folder of a run and its config.json, or check that the run begun there is the same one.
+
+    Raises
+    ------
+    DataError
+        If the run there has another network, feature, cache or setting.
+    """
+    path, config = run_dir / "config.json", json.loads(json.dumps(config))
+    if path.is_file():
+        there = load_config(run_dir)
+        for part in WATCHED:
+            if part == "data" and part not in there:        # begun before it was noted
+                continue
+            if there.get(part) != config.get(part):
+                both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
+                keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
+                what = f"{part} ({', '.join(keys)})" if keys else part
+                raise DataError(f"{run_dir} was begun with {'other' if part == 'data' else 'another'} {what}: "
+                                "delete it or pass another --runs-dir")
+    elif write:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+
+
+def is_finished(run_dir):
+    """Whether the run went to its end: its probabilities are written last."""
+    return (run_dir / "probabilities.npz").is_file()
+
+
+def save_state(run_dir, model, optimizer, history, mean=None):
+    """Write what an interrupted run needs to go on after this epoch; `mean` is that of the weights, if there is one."""
+    import torch  # here, as in load_state: who only reads results does without
+
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    if mean:
+        state["mean"] = mean.state_dict()
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+    save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
+
+
+def load_state(run_dir, model, optimizer, mean=None):
+    """Set model, optimizer and the mean of the weights to the last finished epoch of an interrupted run.
+
+    Returns
+    -------
+    history : list of dict
+        Of the epochs so far; empty if there is no such run.
+    """
+    path = run_dir / "state.pt"
+    if not path.is_file():
+        return []
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)  # the two below copy to where they are
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if mean:
+            mean.load_state_dict(state["mean"])
+        return state["history"]
+    except Exception as error:      # torch raises half a dozen kinds for a damaged file
+        raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
+
+
+def save_weights(run_dir, model):
+    """Write model.safetensors."""
+    from safetensors.torch import save
+
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_whole(run_dir / "model.safetensors", lambda path: path.write_bytes(save(weights)))
+
+
+def load_weights(run_dir, model):
+    """Set a network to the weights of the run's chosen epoch."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(run_dir) / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be loaded ({reason}): delete {run_dir} and train again") from error
+    return model
+
+
+def load_history(run_dir):
+    """The epochs of a run, as a list of dict."""
+    path = Path(run_dir) / "history.jsonl"
+    try:
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        "{validation_accuracy:f} {validation_loss:f} {epoch:d}".format(**selected(history))     # they are numbers
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is missing or damaged: delete {run_dir} and train again") from error
+    return history
+
+
+def load_config(run_dir):
+    """The run's config.json."""
+    path = Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise DataError(f"{path} not found: {run_dir} is not the folder of a run")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["model"]["class"], config["model"]["args"], config["training"]["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
+    return config
+
+
+def selected(history):
+    """The epoch of highest validation accuracy; of several, the one of lowest validation loss."""
+    return max(history, key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]))
+
+
+def save_probabilities(run_dir, dataset, probabilities):
+    """Write probabilities.npz: all that evaluation needs, and the mark of a finished run.
+
+    Parameters
+    ----------
+    probabilities : dict of str to Tensor, shape (clips, classes)
+        For "validation" and "test", in the order of ``dataset.rows``.
+    """
+    arrays = {"genres": np.array(dataset.genres)}
+    for split, values in probabilities.items():
+        rows = dataset.rows[split]
+        arrays |= {f"{split}_probabilities": values.numpy(), f"{split}_labels": dataset.labels[rows].cpu().numpy(),
+                   f"{split}_tracks": dataset.tracks.index[rows].to_numpy(),
+                   f"{split}_artists": np.asarray(dataset.artists[rows], dtype=str)}
+
+    def write(path):
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    save_whole(run_dir / "probabilities.npz", write)
+
+
+def load_probabilities(run_dir, split="test"):
+    """Read what a finished run said of each clip of a split.
+
+    Returns
+    -------
+    dict of ndarray
+        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,).
+    """
+    path = Path(run_dir) / "probabilities.npz"
+    if not path.is_file():
+        raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            parts = ("probabilities", "labels", "tracks", "artists")
+            if any(member.compress_type for member in saved.zip.infolist()):
+                raise ValueError("it is compressed, to who knows how much")
+            found = {"genres": saved["genres"], **{part: saved[f"{split}_{part}"] for part in parts}}
+        (clips, classes), labels = found["probabilities"].shape, found["labels"]
+        if not ({len(found[part]) for part in parts} == {clips} and len(found["genres"]) == classes
+                and np.isfinite(found["probabilities"]).all() and set(labels.tolist()) <= set(range(classes))):
+            raise ValueError("its arrays do not belong together")
+        return found
+    except Exception as error:      # NumPy and zipfile have a dozen kinds for a damaged file
+        raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
+
+

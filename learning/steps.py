@@ -1,0 +1,164 @@
+"""One pass over the training clips, step by step.
+
+On a GPU nothing here waits for a result: batches are gathered and altered where the data are, and loss and accuracy
+stay there until the pass is over. A small network's step is then bounded by the launching of its kernels, which
+`StepGraph` does all at once.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from datasets import JointDataset
+from learning.augmentation import augment
+from learning.devices import autocast, world
+from learning.pitch_copies import clips_or_copies
+
+AHEAD = 4       # batches that the system is told of before they are read, if they come from a disk
+
+
+def learning_rate(step, steps, settings):
+    """Learning rate of a step: constant, or one cycle (Smith and Topin, arXiv 1708.07120)."""
+    if not settings.one_cycle:
+        return settings.lr
+    warm = max(1, round(0.3 * steps))
+    if step < warm:
+        return settings.lr * (0.04 + 0.96 * step / warm)
+    return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def set_learning_rate(optimizer, rate):
+    """For the next step; in place where a recorded step reads it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def count_steps(clips, batch_size):
+    """Steps of an epoch: a last batch of a single clip goes with the one before it."""
+    return max(1, -(-clips // batch_size) - (clips % batch_size == 1))
+
+
+def batches_of(rows, settings, epoch, device):
+    """The rows of an epoch in batches, in an order that depends on seed and epoch alone: list of Tensor."""
+    order = torch.from_numpy(rows)[torch.randperm(len(rows), generator=torch.Generator().manual_seed(
+        settings.seed * 10_007 + epoch))]
+    batches = [*order.to(device).split(settings.batch_size)]
+    if len(batches) > count_steps(len(rows), settings.batch_size):
+        batches[-2:] = [torch.cat(batches[-2:])]                        # no batch norm of a single clip
+    return batches
+
+
+def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, graph=None):
+    """One pass over the training clips, in an order that depends on seed and epoch alone.
+
+    Parameters
+    ----------
+    mean : AveragedModel, optional
+        A running mean of the weights, updated after each step.
+    graph : StepGraph, optional
+        Takes the steps; it is to be given only to epochs of the same training.
+
+    Returns
+    -------
+    loss, accuracy : float
+        Means over the clips, as they were when each was met.
+    """
+    rank, size = world()
+    batches = batches_of(dataset.rows["training"], settings, epoch, dataset.device)
+    torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
+    generator = graph.generator if graph else torch.Generator(dataset.device)
+    generator.manual_seed(torch.initial_seed() + 500)                   # so does augmentation
+    step = partial(learn, model, dataset, optimizer, settings, generator)
+    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
+    model.train()
+    for k, batch in enumerate(batches):
+        set_learning_rate(optimizer, learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings))
+        if k + AHEAD < len(batches) and not settings.pitch_copies:      # which copy is read is drawn later
+            dataset.expect(batches[k + AHEAD][rank::size])
+        totals += graph.take(step, batch) if graph else step(batch[rank::size], len(batch))
+        if mean:
+            mean.update_parameters(model)
+        bar.update()
+    if size > 1:
+        dist.all_reduce(totals)
+    return tuple((totals / len(dataset.rows["training"])).tolist())
+
+
+def learn(model, dataset, optimizer, settings, generator, rows, count):
+    """A step on this process's share of a batch of `count` clips: summed loss and correct answers, Tensor (2,)."""
+    x, y, targets = training_batch(dataset, rows, settings, generator)
+    with autocast(settings.precision, dataset.device):
+        logits = model(x).float()
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=settings.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    (loss * world()[1] / count).backward()                              # processes are averaged: mean over the batch
+    if settings.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    optimizer.step()
+    return torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
+
+
+def training_batch(dataset, rows, settings, generator):
+    """Clips as they are learned, normalised, with their labels and the targets: the labels, or mixtures of them."""
+    if not settings.is_on():
+        x, y = dataset.batch(rows)
+        return x, y, y
+    y = dataset.labels[rows]
+    targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot would wait
+    values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
+    joint = isinstance(dataset, JointDataset)
+    parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
+    in_db = [part.scale == "db" and "power" in part.info for part in (dataset.parts if joint else [dataset])]
+    parts, targets = augment(parts, targets, settings, generator, fills, in_db)
+    return dataset.normalised(parts if joint else parts[0]), y, targets
+
+
+class StepGraph:
+    """A training step recorded once as a CUDA graph and then replayed, launched at once instead of kernel by kernel.
+
+    The first steps of a training are taken as usual, on a stream of their own: libraries choose kernels and allocate
+    in them, which must not be recorded. So are batches of another size than the recorded one.
+
+    Parameters
+    ----------
+    device : torch.device
+        A GPU that holds the data set.
+    first : int
+        Steps before the recording.
+    """
+
+    def __init__(self, device, first=3):
+        self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
+
+    def take(self, step, batch):
+        """Take a step on a batch of rows; `step` is that of the first call for ever, but for its arguments."""
+        self.size = self.size or len(batch)
+        if self.first > 0:
+            self.first -= 1
+            return self.aside(step, batch)
+        if len(batch) != self.size:
+            return step(batch, len(batch))
+        if self.graph is None:
+            self.rows, graph = batch.clone(), torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph):
+                self.found = step(self.rows, len(batch))
+            self.graph = graph
+        self.rows.copy_(batch)
+        self.graph.replay()
+        return self.found
+
+    @staticmethod
+    def aside(step, batch):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            found = step(batch, len(batch))
+        torch.cuda.current_stream().wait_stream(stream)
+        return found

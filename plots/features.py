@@ -1,0 +1,289 @@
+"""Pictures of sound: waveforms, features, and what a network sees of them, in the style of plots/style.py."""
+
+
+import numpy as np
+
+from plots.style import DASHES, RUNS, genre_colours, new_figure, styled
+
+
+@styled
+def plot_waveform(y, sample_rate):
+    """Amplitude of a clip over time, its least and greatest value in each of 1,500 pieces."""
+    figure, axes = new_figure(7.6, 1.8)
+    pieces = np.array_split(np.asarray(y), min(1500, len(y)))
+    seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
+    axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces], color=RUNS[0], linewidth=0)
+    axes.set(xlabel="time (s)", ylabel="amplitude", xlim=(0, seconds[-1]), ylim=(-1.05, 1.05))
+    return figure
+
+
+@styled
+def plot_waveforms(clips):
+    """Waveforms below each other, in the colours of their genres.
+
+    Parameters
+    ----------
+    clips : dict of str to (ndarray, int)
+        Genre to samples and sample rate (Hz).
+    """
+    figure, panels = new_figure(7.6, 0.72 * len(clips) + 0.6, rows=len(clips))
+    longest = max(len(y) / sample_rate for y, sample_rate in clips.values())
+    for axes, (genre, (y, sample_rate)) in zip(np.atleast_1d(panels), clips.items(), strict=True):
+        pieces = np.array_split(np.asarray(y), min(1500, len(y)))
+        seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
+        axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces],
+                          color=genre_colours([genre])[genre], linewidth=0)
+        axes.set(xlim=(0, longest), ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
+        axes.set_ylabel(genre, rotation=0, ha="right", va="center", labelpad=4)
+    axes.set_xlabel("time (s); amplitude from −1 to 1")
+    return figure
+
+
+@styled
+def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
+    """All features of one clip, in two columns over one axis of time.
+
+    Parameters
+    ----------
+    features : dict of str to array, (bins, frames)
+        As `transforms.extract` gives them; with the six of the study, chroma stands on the right.
+    sample_rate, hop_length : see `plot_feature`
+    title : str, optional
+    """
+    left = [name for name in features if not name.startswith("chroma")]
+    right = [name for name in features if name.startswith("chroma")]
+    if len(left) != len(right):                     # not the study's six: as they come
+        left, right = list(features)[::2], list(features)[1::2]
+    figure, panels = new_figure(7.6, 2.3 * len(left) + (0.3 if title else 0), columns=2, rows=len(left))
+    panels = np.reshape(panels, (-1, 2))
+    for column, names in zip(panels.T, (left, right), strict=True):
+        for axes, name in zip(column, names, strict=False):
+            plot_feature(features[name], name, sample_rate, hop_length, axes=axes)
+            if axes is not column[len(names) - 1]:
+                axes.set_xlabel("")
+        for axes in column[len(names):]:
+            axes.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@styled
+def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
+    """Average spectrum of each genre, a line each.
+
+    Parameters
+    ----------
+    spectra : dict of str to array, (bins,)
+        Genre to its mean over clips and time.
+    feature : str
+        Decides on the axis of frequency, as in `plot_feature`.
+    sample_rate : float, Hz
+    unit : str, optional
+        By default that of the feature.
+    """
+    figure, axes = new_figure(7.6, 3.4)
+    n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
+    for k, (genre, values) in enumerate(spectra.items()):
+        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=genre)
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
+    axes.set_xticks(places, names)
+    axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3)
+    return figure
+
+
+@styled
+def plot_values(groups):
+    """Histograms of values, beside each other.
+
+    Parameters
+    ----------
+    groups : dict of str to ndarray
+        Name of the unit, which labels the axis, to values of any shape.
+    """
+    figure, panels = new_figure(7.6, 2.4, columns=len(groups))
+    for axes, (unit, values) in zip(np.atleast_1d(panels), groups.items(), strict=True):
+        axes.hist(np.ravel(values), bins=60, color=RUNS[0], weights=np.full(np.size(values), 100 / np.size(values)))
+        axes.set(xlabel=unit, ylabel="share of values (%)")
+    return figure
+
+
+@styled
+def plot_normalisation(mean, std, feature, sample_rate=22050):
+    """Mean of each bin over the training clips, with a band of one standard deviation."""
+    mean, std = np.asarray(mean), np.asarray(std)
+    figure, axes = new_figure(7.6, 2.4)
+    bins = np.arange(len(mean))
+    axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
+    axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, len(mean), sample_rate)
+    axes.set_xticks(places, names)
+    axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
+    axes.legend()
+    return figure
+
+
+@styled
+def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
+    """What networks see of a clip, drawn to scale on it.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+    feature : str
+    windows : dict of str to list of tuple
+        Name of a network to (bins, frames) of the window of its first convolution, drawn filled, and of the
+        part of the clip that reaches one value of a later layer, dashed.
+    frame_seconds : float
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, panels = new_figure(9.0, 2.9, columns=len(windows))
+    bins, frames = values.shape
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    places, names, label = _frequency_ticks(kind, bins, 1024 / frame_seconds)
+    for axes, (name, ((height, width), (tall, wide))) in zip(np.atleast_1d(panels), windows.items(), strict=True):
+        axes.imshow(values, origin="lower", aspect="auto", cmap="Greys",
+                    extent=(0, frames * frame_seconds, -0.5, bins - 0.5))
+        centre, middle = frames * frame_seconds / 2, (bins - 1) / 2
+        for (h, w), look in (((tall, wide), {"fill": False, "linestyle": "--", "linewidth": 1.6}),
+                             ((height, width), {"alpha": 0.9})):
+            h, w = min(h, bins), min(w, frames) * frame_seconds
+            axes.add_patch(Rectangle((centre - w / 2, middle - h / 2), w, h, color=RUNS[1], **look))
+        axes.set_title(f"{name}\n{height} × {width}, then {min(tall, bins)} × {min(wide, frames)}")
+        axes.set(xlabel="time (s)", xlim=(0, frames * frame_seconds), ylim=(-1.5, bins + 0.5))
+        axes.set_yticks(places, names)
+        axes.grid(False)
+    np.atleast_1d(panels)[0].set_ylabel(label)
+    return figure
+
+
+def _unit(kind):
+    """What the values of a feature stand for, by its kind."""
+    return {"cqt": "magnitude (dB)", "mel": "power (dB)", "chroma": "relative energy"}.get(kind, "value")
+
+
+@styled
+def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
+    """One clip's feature as an image, its axes in musical or physical units.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+    feature : str
+        Decides on the axis of frequency: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
+        class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
+        "mfcc..." by coefficient from 0; anything else by bin.
+    sample_rate : float, Hz
+    hop_length : float, samples from one frame to the next
+    unit : str, optional
+        What the colours stand for. By default dB for cqt and mel; one with "dB" in it shows the upper 80 dB.
+    axes : matplotlib.axes.Axes, optional
+        To draw into, beside others; by default a figure of its own.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
+    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    if unit is None:
+        unit = _unit(kind)
+    limits = {"vmin": values.min(), "vmax": values.max()}
+    if "dB" in unit:
+        limits["vmin"] = max(values.min(), values.max() - 80)
+    elif kind == "chroma":
+        limits = {"vmin": 0, "vmax": max(1, values.max())}
+    elif kind == "mfcc":  # around zero; loudness and tilt (0 and 1) are off any scale that shows the rest
+        spread = np.percentile(np.abs(values[1:] if len(values) > 1 else values), 94)
+        limits = {"vmin": -spread, "vmax": spread, "cmap": "RdBu_r"}
+    if axes is None:
+        _, axes = new_figure(7.6, 2.4 if len(values) <= 24 else 3.0)
+    seconds = values.shape[1] * hop_length / sample_rate
+    image = axes.imshow(values, origin="lower", aspect="auto", extent=(0, seconds, -0.5, len(values) - 0.5),
+                        interpolation="nearest" if len(values) <= 24 else "auto", **limits)
+    places, names, label = _frequency_ticks(kind, len(values), sample_rate)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="time (s)", ylabel=label, title=feature)
+    axes.grid(False)
+    below, above = bool(values.min() < limits["vmin"]), bool(values.max() > limits["vmax"])
+    bar = axes.figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=16,
+                               extend=(("neither", "max"), ("min", "both"))[below][above])
+    bar.outline.set_visible(False)
+    return axes.figure
+
+
+@styled
+def plot_relevance(values, maps, feature, sample_rate=22050, hop_length=1024):
+    """What of a clip spoke for a genre and what against it, in colour over the clip's feature in grey.
+
+    Parameters
+    ----------
+    values : array, (bins, frames)
+        The feature, drawn alone on top.
+    maps : dict of str to array, (bins, frames)
+        Title to the relevance of each value: above zero for, below against; as `explain.integrated_gradients`.
+    feature, sample_rate, hop_length : see `plot_feature`
+    """
+    figure, panels = new_figure(7.6, 2.2 * (1 + len(maps)), rows=1 + len(maps))
+    panels = np.atleast_1d(panels)
+    plot_feature(values, feature, sample_rate, hop_length, axes=panels[0])
+    panels[0].images[0].set_interpolation("nearest")
+    for axes, (title, relevance) in zip(panels[1:], maps.items(), strict=True):
+        relevance = np.asarray(relevance, dtype=float)
+        most = max(np.percentile(np.abs(relevance), 99.5), 1e-12)
+        plot_feature(values, feature, sample_rate, hop_length, axes=axes)
+        clip = axes.images[0]
+        clip.set(cmap="Greys", alpha=0.5, interpolation="nearest")
+        clip.colorbar.remove()
+        colours = axes.imshow(relevance, origin="lower", aspect="auto", extent=clip.get_extent(), cmap="RdBu_r",
+                              vmin=-most, vmax=most, alpha=np.clip(np.abs(relevance) / most, 0, 1),
+                              interpolation="nearest")
+        bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=16)
+        bar.set_ticks([-most, 0, most], labels=["against", "0", "for"])
+        bar.ax.set_ylim(-most if relevance.min() < 0 else 0, most)
+        bar.outline.set_visible(False)
+        axes.set_title(title)
+    for axes in panels[:-1]:
+        axes.set_xlabel("")
+    return figure
+
+
+def _frequency_ticks(kind, n_bins, sample_rate):
+    """Places (bins), names and the label of a feature's vertical axis."""
+    if kind == "cqt":
+        places = np.arange(0, n_bins, 12)
+        return places, [f"C{1 + place // 12}" for place in places], "note"
+    if kind == "chroma" and n_bins == 12:
+        return [0, 2, 4, 5, 7, 9, 11], list("CDEFGAB"), "pitch class"
+    if kind == "mel":
+        def mel(hz):  # Slaney's scale: linear to 1 kHz, logarithmic above
+            return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
+        hertz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz < 0.45 * sample_rate]
+        step = mel(sample_rate / 2) / (n_bins + 1)  # bin k peaks at step k + 1
+        return [max(mel(hz) / step - 1, -0.5) for hz in hertz], [str(hz) for hz in hertz], "frequency (Hz)"
+    places = np.arange(0, n_bins, max(1, 5 * round(n_bins / 25)))
+    return places, [str(place) for place in places], "coefficient" if kind == "mfcc" else "bin"
+
+
+@styled
+def plot_grid(clips, feature):
+    """Spectrograms in a row, on one scale of colours.
+
+    Parameters
+    ----------
+    clips : dict of str to Tensor or ndarray, shape (1, bins, frames)
+        Title to clip; the axes count its frames.
+    feature : str
+        Named on the axis of frequency.
+    """
+    images = {title: np.asarray(clip)[0] for title, clip in clips.items()}
+    figure, panels = new_figure(7.6, 2.2, columns=len(images))
+    low, high = min(x.min() for x in images.values()), max(x.max() for x in images.values())
+    for axes, (title, image) in zip(np.atleast_1d(panels), images.items(), strict=True):
+        axes.imshow(image, origin="lower", aspect="auto", vmin=low, vmax=high, interpolation="nearest")
+        axes.set(title=title, xlabel="frame")
+        axes.grid(False)
+    np.atleast_1d(panels)[0].set_ylabel(f"bin of {feature}")
+    return figure

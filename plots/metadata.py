@@ -1,0 +1,101 @@
+"""Pictures of a collection's metadata: its genres, splits, artists, years and plays, in the style of plots/style.py."""
+
+import numpy as np
+
+from fma import SPLITS, artists_of, effective_number
+from plots.style import PLAIN, RUNS, genre_colours, new_figure, no_axis_line, styled
+
+
+@styled
+def plot_splits(tracks):
+    """Tracks of each genre, and the artists they are by, in the three splits: training pale, test full.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        From `fma.load_tracks`.
+    """
+    from matplotlib.patches import Patch
+
+    shades = dict(zip(SPLITS, (0.35, 0.65, 1), strict=True))
+    genres = sorted(tracks["genre"].dropna().unique(), reverse=True)
+    figure, panels = new_figure(7.6, 0.32 * len(genres) + 1.1, columns=2)
+    grouped = tracks.assign(artist=artists_of(tracks)).groupby(["genre", "split"])["artist"]
+    for axes, counts, what in zip(panels, (grouped.size(), grouped.nunique()), ("tracks", "artists"), strict=True):
+        for row, (genre, colour) in enumerate(genre_colours(genres).items()):
+            left = 0
+            for split, shade in shades.items():
+                axes.barh(row, counts.get((genre, split), 0), left=left, height=0.66, color=colour, alpha=shade)
+                left += counts.get((genre, split), 0)
+            axes.text(left, row, f" {left}", va="center", fontsize=9)
+        axes.set_yticks(range(len(genres)), genres if axes is panels[0] else [])
+        axes.set_xlabel(f"number of {what}")
+        axes.margins(x=0.12)
+        no_axis_line(axes, "y")
+    keys = [Patch(facecolor=PLAIN, alpha=shade, label=split) for split, shade in shades.items()]
+    figure.legend(handles=keys, loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def plot_artist_shares(tracks):
+    """Each genre's tracks, a block for each artist, the most frequent first.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        From `fma.load_tracks`; of one split, say.
+    """
+    tracks = tracks.assign(key=artists_of(tracks))
+    names = tracks.drop_duplicates("key").set_index("key").get("artist", {})
+    genres = sorted(tracks["genre"].dropna().unique())
+    figure, axes = new_figure(7.6, 0.38 * len(genres) + 1.0)
+    right = axes.get_yaxis_transform()
+    for row, (genre, colour) in enumerate(genre_colours(genres).items()):
+        keys = tracks.loc[tracks["genre"] == genre, "key"]
+        shares = 100 * keys.value_counts(normalize=True)
+        axes.barh(row, shares, left=shares.cumsum() - shares, height=0.7, color=colour, edgecolor="white",
+                  linewidth=0.7)
+        name = str(names.get(shares.index[0], ""))
+        if 1.5 * len(name) + 1 < shares.iloc[0]:        # it fits into its block
+            red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+            ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 150 else PLAIN
+            axes.text(1, row, name, va="center", fontsize=8.5, color=ink)
+        for place, number in ((1.1, len(shares)), (1.23, f"{effective_number(keys):.1f}")):
+            axes.text(place, row, number, transform=right, va="center", ha="right")
+    for place, title in ((1.1, "artists"), (1.23, "effective")):
+        axes.text(place, -0.6, title, transform=right, va="bottom", ha="right", fontsize=9)
+    axes.set_yticks(range(len(genres)), genres)
+    axes.set(xlabel="share of the genre's tracks (%), a block for each artist", xlim=(0, 100),
+             ylim=(len(genres) - 0.4, -0.6))
+    no_axis_line(axes, "y")
+    return figure
+
+
+@styled
+def plot_years_and_plays(tracks):
+    """Tracks by the year their album came out, and how often each genre's were played.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        From `fma.load_tracks`, with the columns released and listens.
+    """
+    years = tracks["released"].astype(str).str.extract(r"^(\d{4})")[0].dropna().astype(int).value_counts()
+    genres = sorted(tracks["genre"].dropna().unique(), reverse=True)
+    figure, (left, right) = new_figure(7.6, 0.3 * len(genres) + 1.2, columns=2)
+    left.bar(years.index, years, color=RUNS[0])
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="year of release", ylabel="number of tracks", xlim=(years.index.min() - 2, years.index.max() + 2))
+    for row, (genre, colour) in enumerate(genre_colours(genres).items()):
+        plays = tracks.loc[tracks["genre"] == genre, "listens"].dropna()
+        if len(plays):
+            low, middle, high = np.percentile(plays, [10, 50, 90]) + 1
+            right.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
+            right.plot(middle, row, "o", color=colour)
+    right.set_yticks(range(len(genres)), genres)
+    most = 10 ** np.ceil(np.log10(tracks["listens"].max() + 2))
+    right.set(xscale="log", xlabel="plays + 1: median, bar: 80 % of the tracks", xlim=(0.8, most),
+              ylim=(-0.6, len(genres) - 0.4))
+    no_axis_line(right, "y")
+    return figure

@@ -1,0 +1,84 @@
+"""Pictures of what a network says of music: genre by genre, over time, and how sure against how right."""
+
+import numpy as np
+
+from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, no_axis_line, styled
+
+
+@styled
+def plot_probabilities(probabilities, title=None):
+    """A bar for each genre.
+
+    Parameters
+    ----------
+    probabilities : dict of str to float, 0 to 1
+        As in `predict.answer`.
+    title : str, optional
+    """
+    genres, colours = list(probabilities), genre_colours(probabilities)
+    figure, axes = new_figure(7.0, 0.3 * len(genres) + 1.0)
+    for place, genre in enumerate(genres):
+        axes.barh(place, 100 * probabilities[genre], height=0.62, color=colours[genre])
+        axes.text(100 * probabilities[genre] + 1, place, f"{100 * probabilities[genre]:.0f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(genres)), genres)
+    axes.set(xlabel="probability (%)", xlim=(0, 100), ylim=(len(genres) - 0.4, -0.6), title=title or "")
+    no_axis_line(axes, "y")
+    return figure
+
+
+@styled
+def plot_course(course, seconds, marks=()):
+    """Probabilities over a track, stacked, a column for each window.
+
+    Parameters
+    ----------
+    course : list of dict
+        As in `predict.answer`: ``start`` in seconds, ``probabilities`` by genre.
+    seconds : float
+        Length of the track.
+    marks : sequence of (float, str), optional
+        Names of what begins at a time, in seconds; drawn above.
+    """
+    figure, axes = new_figure(7.6, 3.0)
+    starts = [part["start"] for part in course]
+    genres = list(course[0]["probabilities"])
+    shares = 100 * np.array([list(part["probabilities"].values()) for part in course])
+    tops = shares.cumsum(1)
+    widths = np.diff([*starts, seconds])
+    for k, (genre, colour) in enumerate(genre_colours(genres).items()):
+        axes.bar(starts, shares[:, k], widths, bottom=tops[:, k] - shares[:, k], align="edge", color=colour,
+                 edgecolor="white", linewidth=0.6, label=genre)
+    for start, name in marks:
+        axes.axvline(start, color=PLAIN, linewidth=1)
+        axes.text(start, 101, f" {name}", fontsize=8, va="bottom")
+    axes.set(xlabel="time (s)", ylabel="probability (%)", xlim=(0, seconds), ylim=(0, 100))
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5))     # in the order of the bars
+    return figure
+
+
+@styled
+def plot_calibration(probabilities, labels, bins=10):
+    """How often a network is right where it is so sure: on the diagonal, a probability means what it says.
+
+    Parameters
+    ----------
+    probabilities : array, (clips, classes)
+    labels : array of int, (clips,)
+    bins : int
+        Of equal width, from 0 to 1; below, how many clips are in each.
+    """
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    some = counts > 0
+    means = [100 * np.bincount(place, v, bins)[some] / counts[some] for v in (sure, right)]
+    figure, (upper, lower) = new_figure(5.4, 4.6, rows=2)
+    upper.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="as sure as right")
+    upper.plot(*means, "o-", color=VALIDATION, label="clips of like sureness")
+    upper.set(ylabel="right (%)", ylim=(0, 100))
+    upper.legend(loc="upper left")
+    lower.bar(100 * (np.arange(bins) + 0.5) / bins, counts, 88 / bins, color=FAINT)
+    lower.set(xlabel="probability of the likeliest genre (%)", ylabel="clips", xlim=(0, 100))
+    return figure

@@ -1,0 +1,301 @@
+"""The figures of the study, in one style: plotting code that would get in the way of a notebook's lesson.
+
+Each function returns a Matplotlib figure. As the last line of a notebook cell it shows itself, once; save it
+with ``figure.savefig("images/roc.png")``. pyplot knows nothing of it, so nothing piles up and no setting of
+the reader's is changed.
+"""
+
+
+import numpy as np
+
+from evaluation import confusion_matrix, format_interval, genre_auc, macro_auc, roc_curve
+from plots.style import (
+    DASHES,
+    PLAIN,
+    REPORTED,
+    RUNS,
+    TRAINING,
+    VALIDATION,
+    genre_colours,
+    new_figure,
+    no_axis_line,
+    styled,
+)
+
+
+@styled
+def plot_history(histories, names=None, selected=None):
+    """Loss and accuracy by epoch, training against validation.
+
+    Parameters
+    ----------
+    histories : list of dict, or a list of such lists
+        One run, or several. One dict per epoch: ``epoch``, ``train_loss``, ``train_accuracy``,
+        ``validation_loss``, ``validation_accuracy``; accuracies 0 to 1, losses in nats.
+    names : list of str, optional
+        Of the runs, which then differ in colour. By default runs are seeds of one model and look alike.
+    selected : list of int, optional
+        Epoch chosen in each run; by default the first with the best validation accuracy.
+    """
+    runs = [histories] if histories and isinstance(histories[0], dict) else list(histories)
+    if not runs or not all(runs):
+        raise ValueError("no epochs to plot: histories is empty")
+    if any(given is not None and len(given) != len(runs) for given in (names, selected)):
+        raise ValueError(f"names and selected must have one entry for each of {len(runs)} runs")
+    figure, panels = new_figure(8.2, 3.4, columns=2)
+    for k, run in enumerate(runs):
+        epochs = [row["epoch"] for row in run]
+        best = selected[k] if selected else max(run, key=lambda row: row["validation_accuracy"])["epoch"]
+        for axes, quantity, factor in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
+            for part, style in (("train", "--"), ("validation", "-")):
+                colour = RUNS[k % 8] if names else TRAINING if part == "train" else VALIDATION
+                values = factor * np.array([row[f"{part}_{quantity}"] for row in run], dtype=float)
+                axes.plot(epochs, values, style, color=colour, linewidth=1.2)
+                if part == "validation" and best in epochs:
+                    axes.plot(best, values[epochs.index(best)], "o", color=colour, markersize=7,
+                              markeredgecolor="white", zorder=3)
+    for axes, label in zip(panels, ("cross entropy (nats)", "accuracy (%)"), strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylim(bottom=0)
+    _history_legend(figure, names)
+    return figure
+
+
+def _history_legend(figure, names):
+    from matplotlib.lines import Line2D
+
+    plain = [PLAIN, PLAIN] if names else [TRAINING, VALIDATION]
+    keys = [Line2D([], [], linestyle="--", color=plain[0], label="training"),
+            Line2D([], [], color=plain[1], label="validation"),
+            Line2D([], [], linestyle="", marker="o", color=plain[1], label="epoch chosen on validation")]
+    keys += [Line2D([], [], linewidth=4, color=RUNS[k % 8], label=n) for k, n in enumerate(names or [])]
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 5))
+
+
+@styled
+def plot_roc(labels, probabilities, genres):
+    """ROC curve of each genre against all others, the genres easiest to hear first.
+
+    Parameters
+    ----------
+    labels : array of int, (clips,)
+    probabilities : array, (clips, classes)
+        Of one run.
+    genres : list of str, (classes,)
+        A genre without clips is left out.
+    """
+    figure, axes = new_figure(6.6, 4.6)
+    _draw_roc(axes, labels, probabilities, genres)
+    return figure
+
+
+def _draw_roc(axes, labels, probabilities, genres):
+    areas = genre_auc(labels, probabilities)
+    if len(genres) != len(areas):
+        raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
+    scores = np.asarray(probabilities).reshape(-1, len(genres))
+    colours = genre_colours(genres)
+    for rank, k in enumerate(np.argsort(-areas)):  # NaN last
+        if np.isnan(areas[k]):
+            continue
+        false_alarms, hits, _ = roc_curve(np.asarray(labels) == k, scores[:, k])
+        dashes = ("-", (0, (5, 1.5)))[rank % 2]  # neighbours are not told apart by colour alone
+        axes.plot(100 * false_alarms, 100 * hits, color=colours[genres[k]], linestyle=dashes,
+                  label=f"{areas[k]:.2f}  {genres[k]}")
+    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="0.50  chance")
+    axes.set(xlabel="clips of other genres taken for it (%)", ylabel="clips of the genre found (%)",
+             xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
+    axes.legend(title=f"area under the curve\n(mean {macro_auc(labels, probabilities):.3f})",
+                loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+@styled
+def plot_confusion(confusion, genres):
+    """Confusion matrix: each true genre's clips in per cent, with counts below.
+
+    Parameters
+    ----------
+    confusion : array of int, (classes, classes)
+        Rows true, columns predicted, as `evaluation.confusion_matrix` counts.
+    genres : list of str, (classes,)
+    """
+    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
+    _draw_confusion(axes, confusion, genres)
+    return figure
+
+
+def _draw_confusion(axes, confusion, genres):
+    counts = np.asarray(confusion)
+    if counts.shape != (len(genres), len(genres)) or counts.size == 0:
+        raise ValueError(f"a confusion matrix of shape {counts.shape} does not fit {len(genres)} genres")
+    sizes = counts.sum(1)
+    percent = 100 * counts / np.maximum(sizes, 1)[:, None]
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for row, column in zip(*counts.nonzero(), strict=True):  # an empty cell is easier to see than a 0
+        ink = "white" if percent[row, column] > 65 else PLAIN
+        axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="bottom", color=ink)
+        axes.text(column, row + 0.08, str(counts[row, column]), ha="center", va="top", color=ink, size=7.5)
+    axes.set_xticks(range(len(genres)), genres, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(genres)), [f"{g} ({n})" for g, n in zip(genres, sizes, strict=True)])
+    axes.set(xlabel="predicted", ylabel="true (number of predictions)")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title("per cent of the true genre; number below", fontsize=9, loc="left")
+
+
+@styled
+def plot_roc_and_confusion(labels, probabilities, genres):
+    """ROC curves and confusion matrix of one run, beside each other; parameters as for `plot_roc`."""
+    figure, (left, right) = new_figure(12.6, max(4.6, 0.52 * len(genres) + 1.4), columns=2)
+    _draw_roc(left, labels, probabilities, genres)
+    _draw_confusion(right, confusion_matrix(labels, np.argmax(probabilities, 1), len(genres)), genres)
+    return figure
+
+
+@styled
+def plot_intervals(names, means, intervals, chance=None, reported=None):
+    """Accuracies of several models with their intervals, one line each, the first on top.
+
+    Parameters
+    ----------
+    names : list of str
+    means : list of float, 0 to 1
+    intervals : list of (low, high) or None, 0 to 1
+    chance : float, optional, 0 to 1
+        Marked by a line.
+    reported : list of float or None, optional, 0 to 1
+        What was published for each model, if anything.
+    """
+    if not len(names) == len(means) == len(intervals) == len(names if reported is None else reported):
+        raise ValueError("names, means, intervals and reported must have one entry per model")
+    figure, axes = new_figure(7.6, 0.36 * len(names) + 1.4)
+    right = axes.get_yaxis_transform()  # x from the left (0) to the right (1) of the axes, y in rows
+    for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
+        ends = "" if format_interval(interval) == "–" else format_interval(interval)
+        low, high = interval if ends else (mean, mean)
+        axes.plot(100 * np.array([low, mean, high]), [row] * 3, "o-", color=VALIDATION, markevery=[1],
+                  label=None if row else "measured, 95 % interval")
+        axes.text(1.02, row, f"{100 * mean:.1f}", transform=right, va="center")
+        axes.text(1.1, row, ends, transform=right, va="center", color="#606060", fontsize=9)
+    published = [(100 * r, k) for k, r in enumerate(reported or []) if r is not None]
+    if published:
+        axes.plot(*zip(*published, strict=True), "D", color=REPORTED, markerfacecolor="none", linestyle="",
+                  label="reported")
+    if chance is not None:
+        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6))
+    no_axis_line(axes, "y")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def plot_genre_accuracy(summary, chance=None):
+    """Share of each genre's clips that is recognised (recall), with its interval.
+
+    Parameters
+    ----------
+    summary : dict
+        From `evaluation.summarise`.
+    chance : float, optional, 0 to 1
+    """
+    rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
+    colours = genre_colours(rows)
+    figure, axes = new_figure(7.0, 0.4 * len(rows) + 1.0)
+    right = axes.get_yaxis_transform()
+    for place, (genre, row) in enumerate(rows.items()):
+        axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
+        if None not in row["interval"]:
+            axes.plot(100 * np.array(row["interval"]), [place, place], color=PLAIN, linewidth=1.2)
+        axes.text(1.02, place, f"{100 * row['accuracy']:.1f}", transform=right, va="center")
+    if chance is not None:
+        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
+        axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
+    axes.set_yticks(range(len(rows)), [f"{genre} ({row['clips']})" for genre, row in rows.items()])
+    axes.set(xlabel="clips recognised (%), line: 95 % interval", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
+    no_axis_line(axes, "y")
+    return figure
+
+
+@styled
+def plot_embedding(points, labels, genres):
+    """Clips as points in a plane, coloured by genre: a t-SNE or PCA of features.
+
+    Parameters
+    ----------
+    points : array, (clips, 2)
+    labels : array of int, (clips,)
+    genres : list of str
+    """
+    points, labels = np.asarray(points), np.asarray(labels)
+    if points.shape != (len(labels), 2):
+        raise ValueError(f"points of shape {points.shape} do not fit {len(labels)} labels: needs (clips, 2)")
+    figure, axes = new_figure(7.0, 4.8)
+    order = np.random.default_rng(0).permutation(len(labels))  # the last genre should not cover the others
+    colours = np.array(list(genre_colours(genres).values()))
+    size = np.clip(8000 / max(1, len(labels)), 3, 20)
+    axes.scatter(*points[order].T, s=size, c=colours[labels[order]], linewidths=0)
+    for genre, colour in zip(genres, colours, strict=True):
+        axes.scatter([], [], color=colour, label=genre)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@styled
+def plot_panels(labels, scores, genres, kind="roc"):
+    """Several models, a small panel each: what a table of figures hides.
+
+    Parameters
+    ----------
+    labels : array of int, (clips,)
+    scores : dict of str to array, (clips, classes)
+        Name of a model to its probabilities, or other scores, of one run.
+    genres : list of str, (classes,)
+    kind : {"roc", "confusion"}
+        ROC curves of each genre against the others with their mean area, or the confusion matrix with its accuracy:
+        the darker, the more of the true genre's clips (row) were given this name (column).
+    """
+    if kind not in ("roc", "confusion") or not scores:
+        raise ValueError(f'kind {kind!r} must be "roc" or "confusion", and scores of one model at least')
+    labels, colours = np.asarray(labels), genre_colours(genres)
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    figure, panels = new_figure(7.6, 1.75 * rows + 0.8, columns, rows)
+    panels = np.atleast_1d(panels).ravel()
+    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+        if kind == "roc":
+            _small_roc(axes, labels, np.asarray(values), colours)
+            title = f"{macro_auc(labels, values):.3f}"
+        else:
+            counts = confusion_matrix(labels, np.asarray(values).argmax(1), len(genres))
+            axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            title = f"{100 * np.trace(counts) / counts.sum():.1f} %"
+        axes.set_title(f"{name}  {title}", fontsize=8.5)
+        axes.grid(kind == "roc")
+    for axes in panels[len(scores):]:
+        axes.set_visible(False)
+    if kind == "roc":
+        for k, axes in enumerate(panels):
+            axes.tick_params(labelleft=k % columns == 0)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(genres)),
+                      handlelength=3)
+        figure.supxlabel("clips of other genres taken for it (%)", fontsize=9)
+        figure.supylabel("clips of the genre found (%)", fontsize=9)
+    else:
+        figure.supxlabel("predicted, from left: " + ", ".join(genres), fontsize=9)
+        figure.supylabel("true, the same from above", fontsize=9)
+    return figure
+
+
+def _small_roc(axes, labels, scores, colours):
+    for k, (genre, colour) in enumerate(colours.items()):
+        if (labels == k).any() and not (labels == k).all():
+            false_alarms, hits, _ = roc_curve(labels == k, scores[:, k])
+            axes.plot(100 * false_alarms, 100 * hits, color=colour, linewidth=1, linestyle=DASHES[k % 3], label=genre)
+    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=0.8)
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100), aspect="equal")

@@ -1,0 +1,120 @@
+"""Run the whole study on one folder, after saying what will be run and for how long.
+
+    python -m study.reproduce --data-dir data --plan          # only says it
+    python -m study.reproduce --data-dir data --repeats 3     # every row that the features allow, then the tables
+
+Cut off at any moment, the same command goes on.
+"""
+
+import argparse
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import baselines
+from audio.transforms import FEATURES
+from datasets import open_dataset
+from features import fill_cache
+from fma import SUBSETS, DataError, dataset_name, find_data, run_command
+from learning.devices import choose_device
+from study import classifiers
+from study.comparisons import step_seconds
+from study.result_files import load_results
+from study.rows import EXPERIMENTS, features_of
+from study.runner import run_experiment
+from study.tables import format_table, results_table
+from training import Training, count_steps
+
+OVERHEAD = 1.2      # validation after each epoch, and what a step does beside the network, as a share of its time
+
+
+def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
+    """Names of the experiments that fit the patterns and whose features are cached, or can be made from audio."""
+    folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
+    there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())
+    names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
+             and set(features_of(row)) <= there]
+    if not names:
+        raise DataError(f"no experiment fits {' '.join(patterns)} with what {data_dir} holds: see experiments.py list")
+    return names
+
+
+def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir=None, device=None):
+    """How long each experiment will take, from a few timed steps.
+
+    Parameters
+    ----------
+    names : sequence of str
+    data_dir : path-like
+        With the features of all of them cached.
+    repeats : int
+    settings : dict, optional
+        Training settings that take precedence over the rows'.
+
+    Returns
+    -------
+    dict of str to float
+        Name to hours, over all repeats.
+    """
+    hours, datasets, timed = {}, {}, {}
+    for name in names:
+        row = EXPERIMENTS[name]
+        feature = "+".join(features_of(row))
+        network = feature, row["model"], str(row.get("args"))
+        if feature not in datasets:
+            datasets[feature] = open_dataset(data_dir, row["feature"], subset=subset, features_dir=features_dir,
+                                             device=choose_device(device), hold=False)
+        training = Training(**{**row.get("training", {}), **(settings or {})})
+        if network not in timed:            # rows that differ in their input alone take as long
+            timed[network] = step_seconds(name, datasets[feature], training.batch_size)
+        steps = count_steps(len(datasets[feature].rows["training"]), training.batch_size) * training.epochs
+        hours[name] = timed[network] * steps * OVERHEAD * repeats / 3600
+    return hours
+
+
+def plan_table(hours):
+    """The plan as Markdown, the longest first, and their sum."""
+    rows = [[name, f"{value:.2f}"] for name, value in sorted(hours.items(), key=lambda item: -item[1])]
+    total = f"{len(hours)} experiments, {sum(hours.values()):.1f} hours"
+    return f"{format_table(rows, ['experiment', 'hours'])}\n\n{total}"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Run the whole study; says first for how long.")
+    parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="of experiments, with * (default: all)")
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
+    parser.add_argument("--epochs", type=int, help="default: the rows' own, most of them the study's 50")
+    parser.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+    parser.add_argument("--runs-dir", default="runs/study")
+    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    data_dir = find_data(args.data_dir)
+    names = chosen_rows(data_dir, args.names, args.subset, args.features_dir)
+    folder = Path(args.features_dir or data_dir / "features")
+    wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
+    missing = wanted - {path.stem for path in folder.glob("*.npy")}
+    if missing:
+        fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
+    settings = {"watch_test": 5} | ({"epochs": args.epochs} if args.epochs else {}) | (
+        {"one_cycle": True} if args.one_cycle else {})
+    where = {"subset": args.subset, "features_dir": args.features_dir, "device": args.device}
+    print(plan_table(plan(names, data_dir, args.repeats, settings, **where)), flush=True)
+    if args.plan:
+        return
+    for name in names:
+        run_experiment(name, data_dir, args.repeats, settings, args.results_dir, runs_dir=args.runs_dir, **where)
+    if (data_dir / "fma_metadata" / "features.csv").is_file():
+        classifiers.fit_baselines(baselines.Statistics(data_dir, args.subset), repeats=args.repeats,
+                                results_dir=args.results_dir, runs_dir=args.runs_dir)
+    print(results_table(load_results(Path(args.results_dir) / dataset_name(data_dir, args.subset)), seconds=True))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

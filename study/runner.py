@@ -1,0 +1,114 @@
+"""Train experiments with several seeds and keep their results."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from fma import DataError, dataset_name, progress_bar, some
+from learning.runs import load_probabilities
+from study.result_files import read_result, save_result, summarise_runs
+from study.rows import EXPERIMENTS
+
+
+def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, **where):
+    """Train an experiment with seeds 0, 1, ... and write its result.
+
+    Parameters
+    ----------
+    name : str
+        A key of `EXPERIMENTS`.
+    data_dir : path-like
+    repeats : int
+        Number of seeds.
+    settings : dict, optional
+        Training settings that take precedence over the experiment's.
+    results_dir : path-like, optional
+        ``results`` by default.
+    seed : int
+        The first of the seeds.
+    **where
+        ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
+
+    Returns
+    -------
+    result : dict
+        See `summarise_runs`.
+    """
+    from training import run
+
+    folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
+    path, seeds = folder / f"{name}.json", range(seed, seed + repeats)
+    lost = would_be_lost(path, EXPERIMENTS[name], settings or {}, seeds)
+    if lost:
+        raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
+    runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": k}, progress=progress, **where)[0]
+            for k in seeds]
+    result = summarise_runs(name, runs)
+    save_result(path, result, [load_probabilities(run) for run in runs])
+    return result
+
+
+def would_be_lost(path, row, settings, seeds):
+    """What of a result that is there an experiment would overwrite: seeds, or a schedule, that it does not have.
+
+    Returns
+    -------
+    str
+        Empty if nothing would be lost.
+    """
+    from training import Training
+
+    there = read_result(path)
+    if there is None:
+        return ""
+    others = [s["seed"] for s in there["seeds"] if s["seed"] not in seeds]
+    if others:
+        return f"more seeds ({some(others)})"
+    old = there["config"]["training"]
+    try:
+        new = asdict(Training(**{**row.get("training", {}), **settings}))
+    except (TypeError, DataError):
+        return ""                                           # what is wrong with them is the run's to say
+    old = asdict(Training()) | old                          # what is off is not in it
+    differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
+    return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
+
+
+def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", **where):
+    """Train several experiments on one schedule, as the notebooks do: one cycle, test watched every fifth epoch.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Keys of `EXPERIMENTS`.
+    data_dir : path-like
+    epochs : int
+        Passes over the training clips.
+    repeats : int or None
+        Number of seeds; None: as many as the result there has, or one.
+    seed : int
+        The first of the seeds.
+    runs_dir : path-like, optional
+        Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
+    results_dir : path-like
+        A result of more seeds or of another schedule that is there stays; the new one goes to `runs_dir`.
+
+    Returns
+    -------
+    results : dict of str to dict
+        Name to what `run_experiment` gives.
+    runs : dict of str to list of Path
+        Name to its runs, one for each seed.
+    """
+    settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
+    runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
+    folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
+    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
+        path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
+        count = repeats or (len(there["seeds"]) if there else 1)
+        lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count))
+        if lost:
+            print(f"{path} holds {lost} and stays as it is: this result goes to {runs_dir}/results")
+        results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
+                                       seed=seed, runs_dir=runs_dir, **where)
+    return results, {name: [runs_dir / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
+                     for name, result in results.items()}

@@ -1,0 +1,347 @@
+"""On several machines the cache comes to the bytes of one process, whoever is killed meanwhile."""
+
+import fcntl
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_features import command, contents, fails
+
+import features
+from audio import cache as cache_files
+from audio import cluster
+from audio.cache import load_index
+from benchmarks import scale
+from features import fill_cache
+from fma import DataError
+
+NAMES = ("mel_stft",)       # for which numba has nothing to compile
+
+
+@pytest.fixture(autouse=True)
+def numba_folder(monkeypatch):
+    """A shard in this process changes it for the process; it is put back."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", ""))
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """A Dask scheduler with two worker processes, which their nannies begin anew; they die twice of one task."""
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.admin.log-format": "%(message)s"}
+    with dask.config.set(settings), distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as local:
+        yield local
+
+
+@pytest.fixture
+def run(small, workers, tmp_path, monkeypatch):
+    """Fill a fresh cache on the workers, from this process; gives its folder."""
+
+    def fill(folder="features", batch=2):
+        monkeypatch.setattr(cluster, "BATCH", batch)
+        fill_cache(small, NAMES, features_dir=tmp_path / folder, progress=False, scheduler=workers.scheduler_address)
+        return tmp_path / folder
+
+    return fill
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Change what the workers are sent: `code` that is added to clips.py, or an argument of the plugin."""
+
+    def change(code="", **others):
+        def make(sources, job, limit, versions, folders):
+            given = {"limit": limit, "versions": versions, "folders": folders} | others
+            return make_plugin({**sources, "audio/clips.py": sources["audio/clips.py"] + code}, job, **given)
+
+        monkeypatch.setattr(cluster, "_make_plugin", make)
+
+    make_plugin = cluster._make_plugin
+    return change
+
+
+def fatal(what, names):
+    """Code that has some clips do something to the worker that opens them."""
+    return (f"\nimport time\n_inner = clip_features\ndef clip_features(path, names):\n"
+            f"    if path.stem in {names}:\n        {what}\n    return _inner(path, names)\n")
+
+
+KILL = "os.kill(os.getpid(), 9)"
+
+
+def assert_same(folder, cache, names=NAMES):
+    assert contents(folder) == {k: v for k, v in contents(cache).items() if k.stem in ("index", *names)}
+
+
+def when_written(folder, lines, do):
+    """Do something in a thread as soon as the journals of a growing cache have so many lines."""
+
+    def watch():
+        while sum(path.read_bytes().count(b"\n") for path in (folder / ".partial").glob("progress*.csv")) < lines:
+            time.sleep(0.005)
+        do()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+# ---------------------------------------------------------------- Dask
+
+
+def test_a_killed_worker_costs_nothing_but_time(run, cache, workers, tmp_path):
+    pid = workers.workers[0].pid
+    killed = when_written(tmp_path / "features", 3, lambda: os.kill(pid, signal.SIGKILL))
+    assert_same(run(batch=1), cache)
+    assert not killed.is_alive() and workers.workers[0].pid != pid
+
+
+def test_no_more_tasks_are_given_out_than_workers_can_use(run, cache, monkeypatch):
+    from distributed import Client
+
+    submit, most = Client.submit, []
+    monkeypatch.setattr(Client, "submit", lambda client, *args, **kwargs: (
+        most.append(len(client.futures)), submit(client, *args, **kwargs))[1])
+    assert_same(run(batch=1), cache)
+    assert len(most) == len(load_index(cache)) and max(most) < 2 * cluster.AHEAD + 4     # some are being let go
+
+
+def test_a_clip_that_kills_its_worker_is_found_and_all_others_are_computed(run, cache, sent, capsys):
+    index = load_index(cache)
+    row = index.index[index["status"] == "ok"][3]
+    culprit = f"{index['track_id'][row]:06d}"
+    half = f"write_row(_worker['files']['mel_stft'], {row}, {len(index)}, b'x' * {2 * 128 * 640})"
+    sent(fatal(f"{half}; {KILL}", [culprit]))       # it dies when it has written
+    folder = run(batch=3)
+    status = load_index(folder)["status"]
+    assert status[row] == "undecodable" and status.drop(row).equals(index["status"].drop(row))
+    mine, theirs = (np.load(path / "mel_stft.npy") for path in (folder, cache))
+    theirs[row] = 0
+    assert np.array_equal(mine, theirs)
+    assert f"{culprit}.mp3 is undecodable: it killed its worker" in capsys.readouterr().err
+
+
+def test_workers_have_the_modules_of_this_run_and_not_of_the_last(run, cache, sent):
+    sent("\ndef clip_features(path, names):\n    return 'short', {}\n")
+    assert set(load_index(run("last"))["status"]) == {"short"}
+    sent()
+    assert_same(run("this"), cache)
+
+
+def test_a_clip_that_takes_for_ever_ends_its_worker():
+    code = ("import sys, time, types\nfrom audio import cluster\n"
+            "plugin = types.SimpleNamespace(limit=0.5)\n"
+            "worker = types.SimpleNamespace(plugins={'run': plugin})\n"
+            "sys.modules['distributed'] = types.SimpleNamespace(get_worker=lambda: worker)\n"
+            "cluster._prepared.update(plugin=plugin, work=time.sleep)\n"
+            "assert cluster.run_task('run', [0, 0.1]) == [None, None]\n"
+            "time.sleep(1)\n"               # nothing is left that would end it between two tasks
+            "print('there', flush=True)\n"
+            "cluster.run_task('run', [0.1, 99])\n")
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1 and found.stdout == "there\n" and "run_task" in found.stderr
+
+
+def test_if_every_clip_kills_the_run_ends(run, cache, sent, workers, monkeypatch):
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
+    monkeypatch.setattr(cluster, "HOPELESS", 1)
+    sent(fatal(KILL, [f"{i:06d}" for i in load_index(cache)["track_id"]]))
+    with pytest.raises(DataError, match="something else"):
+        run()
+
+
+def test_two_runs_on_the_same_workers_do_not_mix(run, cache, tmp_path):
+    """A worker that is between them opens the arrays of each anew."""
+    with ThreadPoolExecutor(2) as threads:
+        for folder in threads.map(run, ("a", "b"), (1, 1)):     # what one of them raises is raised here
+            assert_same(folder, cache)
+
+
+def test_a_killed_client_goes_on_where_it_was(small, cache, workers, tmp_path, run):
+    folder = tmp_path / "features"
+    code = "import sys, cluster, features\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, "--data-dir", small, "--features-dir", folder, "--features",
+                                *NAMES, "--scheduler", workers.scheduler_address], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    when_written(folder, 1, process.kill).join(60)
+    out, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL and "/status" in out      # the dashboard's address
+    assert not (folder / "index.csv").exists()
+    assert_same(run(), cache)
+
+
+@pytest.mark.parametrize("wrong, said", [({"versions": {"librosa": "0.1"}}, "librosa .*needs 0.1"),
+                                         ({"folders": [Path("/no/such/folder")]}, "does not see /no/such/folder")])
+def test_a_worker_that_is_of_no_use_is_named(run, sent, wrong, said):
+    sent(**wrong)
+    with pytest.raises(DataError, match=f"worker tcp://127.0.0.1:[0-9]+ .*{said}"):
+        run()
+
+
+def test_workers_must_have_one_thread():
+    with pytest.raises(DataError, match="--nthreads 1"):
+        cluster._prepare(SimpleNamespace(address="tcp://host:1", threads=4))
+
+
+def test_without_dask_or_a_scheduler_a_line_says_what_to_do(small, tmp_path, capsys, monkeypatch):
+    args = ("--data-dir", small, "--features-dir", tmp_path / "features", "--scheduler", "tcp://127.0.0.1:1")
+    monkeypatch.setattr(cluster, "ANSWER", 0.1)
+    assert "dask scheduler" in fails(capsys, *args)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert "pip install -r requirements-cluster.txt" in fails(capsys, *args)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
+def test_workers_keep_their_memory_between_clips():
+    code = ("import resource, cluster\ncluster.keep_memory()\n"
+            "for k in range(9):\n    del (x := bytearray(2**23))[:]\n    if k == 3:\n"
+            "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n")
+    nanny = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}       # what Dask's nannies set
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=nanny, capture_output=True, check=True)
+    assert int(found.stdout) < 2**23 / 4096                         # pages: less than once what is taken five times
+
+
+def test_the_benchmark_hands_out_its_tasks_and_counts_each_process():
+    pytest.importorskip("distributed")
+    wall, cpu = scale.time_scheduler(2, [[0.01] * 5] * 20)
+    assert wall >= 20 * 0.05 / 2 and set(cpu) == {"scheduler", "client", "workers"} and min(cpu.values()) > 0
+
+
+# ---------------------------------------------------------------- shards
+
+
+def shard(small, folder, which):
+    return command("--data-dir", small, "--features-dir", folder, "--features", *NAMES, "--workers", 1,
+                   "--shard", which)
+
+
+def test_shards_at_once_and_one_of_them_killed_give_the_bytes_of_one(small, cache, tmp_path):
+    folder = tmp_path / "features"
+    processes = [shard(small, folder, f"{k}/3") for k in (1, 2, 3)]
+    when_written(folder, 2, processes[1].kill).join(60)
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0], outputs
+    assert all("others are not" in out for out, _ in (outputs[0], outputs[2]))
+    assert not (folder / "index.csv").exists()
+    last = shard(small, folder, "2/3")
+    out, err = last.communicate()
+    assert last.returncode == 0 and f"{len(load_index(cache))} tracks" in out, err
+    assert_same(folder, cache)
+
+
+def test_a_run_without_shards_ends_what_they_left(small, cache, tmp_path):
+    folder = tmp_path / "features"
+    assert fill_cache(small, NAMES, features_dir=folder, workers=1, progress=False, shard=(2, 2)) is None
+    seen = (folder / ".partial" / "progress-2of2.csv").read_text().splitlines()
+    assert [int(line.split(",")[0]) % 2 for line in seen] == [1] * (len(load_index(cache)) // 2)
+    fill_cache(small, NAMES, features_dir=folder, workers=1, progress=False)
+    assert_same(folder, cache)
+
+
+def test_who_does_not_belong_to_the_shards_at_work_is_kept_out(small, tmp_path, capsys):
+    folder = tmp_path / "features"
+    fill_cache(small, NAMES, features_dir=folder, workers=1, progress=False, shard=(1, 2))
+    args = ("--data-dir", small, "--features-dir", folder, "--features", *NAMES, "--workers", 1)
+    with cluster.hold_shard(folder / ".partial", (2, 2)):
+        assert "another process" in fails(capsys, *args)
+        assert "another process" in fails(capsys, *args, "--shard", "2/2")
+        assert "in 2 shards, not in 3" in fails(capsys, *args, "--shard", "3/3")
+        features.main([str(a) for a in (*args, "--shard", "1/2")])          # the same again: there is nothing left
+    assert "others are not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "x", "1", "/", "-1/4", "1/0", "1.5/4", "²/4"])
+def test_what_is_no_shard_is_said_in_a_line(text, small, capsys):
+    assert f"--shard {text} is none" in fails(capsys, "--data-dir", small, f"--shard={text}")
+
+
+def test_arrays_that_another_machine_allocated_are_not_emptied(tmp_path, monkeypatch):
+    """On NFS their plan may be seen some time after the lock is free."""
+    partial, calls = tmp_path / ".partial", []
+    with cache_files.lock(partial, "shared") as file:
+        file.write("2")
+    monkeypatch.setattr(time, "sleep", lambda seconds: (partial / "plan.json").touch())
+    plan = lambda: calls.append((partial / "plan.json").exists())       # noqa: E731
+    cluster.plan_shard(partial, (1, 2), plan, lambda: calls.append("compiled"))
+    assert calls == [True]
+
+
+def test_the_journal_of_a_shard_at_work_is_read_and_left_alone(tmp_path):
+    own, other = tmp_path / "progress-1of2.csv", tmp_path / "progress-2of2.csv"
+    for journal, text in ((own, "0,ok\n2,o"), (other, "1,ok\n3,s")):      # of a killed one; at this moment
+        journal.write_text(text)
+    assert cache_files.read_status(tmp_path, None, {"x": {}}, 4, own) == {0: "ok", 1: "ok"}
+    assert (own.read_text(), other.read_text()) == ("0,ok\n", "1,ok\n3,s")
+
+
+def test_a_lock_in_a_folder_that_was_cleared_up_does_not_count(tmp_path):
+    first, second = tmp_path / "lock", threading.Event()
+    held = []
+
+    def wait():
+        with cache_files.lock(tmp_path, wait=True) as file:
+            held.append(os.path.samestat(os.fstat(file.fileno()), os.stat(first)))
+            second.set()
+
+    with cache_files.lock(tmp_path):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.2)
+        first.unlink()
+    assert second.wait(10) and held == [True]
+
+
+def test_arrays_that_machines_share_are_written_through(tmp_path):
+    (tmp_path / "x.npy").touch()
+    for shared in (False, True):
+        with cache_files.open_array(tmp_path, "x") as file:
+            assert bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DSYNC) == shared
+        (tmp_path / "shared").touch()
+
+
+def test_a_shard_waits_for_one_that_looks_whether_it_was_the_last(tmp_path):
+    began, looked = threading.Event(), []
+
+    def look():
+        with cache_files.lock(tmp_path):
+            began.set()
+            time.sleep(0.5)
+            looked.append("ended")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert began.wait(5)
+    with cluster.hold_shard(tmp_path, (1, 2)):
+        assert looked == ["ended"]
+    thread.join()
+
+
+def test_what_numba_compiled_is_copied_and_not_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "before")
+
+    def compile_it():
+        folder = Path(os.environ["NUMBA_CACHE_DIR"])
+        folder.mkdir()
+        (folder / "compiled").write_text("x")
+
+    cluster.compile_for_all(tmp_path, compile_it)
+    assert os.environ["NUMBA_CACHE_DIR"] == "before"
+    folders = []
+    for _ in range(2):
+        cluster.own_compiled(tmp_path, tmp_path)
+        folders.append(Path(os.environ["NUMBA_CACHE_DIR"]))
+    assert len({*folders, tmp_path / "numba"}) == 3 and all((folder / "compiled").exists() for folder in folders)

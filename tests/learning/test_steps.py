@@ -1,0 +1,231 @@
+"""Every clip is learned once an epoch, at the scheduled rate, and nothing in a step waits for a GPU."""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from synthetic import make_collection
+from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm.auto import tqdm
+
+import datasets
+import training
+from datasets import FeatureDataset, JointDataset
+from fma import DataError
+from learning import steps
+from learning.steps import learning_rate
+from training import Training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NOTHING = tqdm(disable=True)
+
+
+# ---- order and rate ------------------------------------------------------------------------------------------
+
+
+def test_one_cycle_warms_up_and_anneals_to_zero():
+    settings = Training(lr=0.01, one_cycle=True)
+    rates = [learning_rate(step, 1000, settings) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01 / 25) and np.argmax(rates) == 300 and rates[300] == 0.01
+    assert np.allclose(np.diff(rates[:301]), np.diff(rates[:301])[0])                   # a straight line up
+    assert all(np.diff(rates[300:]) < 0) and rates[650] == pytest.approx(0.005)         # half a cosine down
+    assert rates[1000] == pytest.approx(0, abs=1e-9)
+    assert {learning_rate(step, 1000, Training(lr=0.01)) for step in range(1000)} == {0.01}
+
+
+def test_every_clip_is_in_one_batch_of_an_epoch_in_an_order_of_seed_and_epoch():
+    rows = np.array([3, 5, 8, 13, 21, 34, 55])
+    orders = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        batches = steps.batches_of(rows, Training(batch_size=2, seed=seed), epoch, "cpu")
+        assert [len(batch) for batch in batches] == [2, 2, 3]                           # no batch of a single clip
+        orders[seed, epoch] = torch.cat(batches).tolist()
+        again = steps.batches_of(rows, Training(batch_size=2, seed=seed), epoch, "cpu")
+        assert torch.cat(again).tolist() == orders[seed, epoch]
+        assert sorted(orders[seed, epoch]) == rows.tolist()
+    assert len({tuple(order) for order in orders.values()}) == 3
+    assert steps.count_steps(40, 13) == 3 and steps.count_steps(1, 13) == 1
+
+
+def test_processes_share_a_batch_without_loss_or_repetition(tiny, monkeypatch):
+    dataset, seen = FeatureDataset(tiny, "chroma_cqt"), {}
+    monkeypatch.setattr(steps.dist, "all_reduce", lambda totals: None)
+    for rank in range(3):
+        monkeypatch.setattr(steps, "world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(steps, "learn", lambda *args, rank=rank: seen.setdefault(rank, []).append(
+            (args[-2].tolist(), args[-1])) or torch.zeros(2))
+        steps.train_epoch(torch.nn.Identity(), dataset, torch.optim.SGD([torch.zeros(1)]), Training(batch_size=13), 0,
+                          NOTHING)
+    for parts in zip(*seen.values(), strict=True):          # the shares of one batch
+        assert {count for _, count in parts} == {sum(len(rows) for rows, _ in parts)}
+    assert sorted(row for parts in seen.values() for rows, _ in parts for row in rows) == (
+        dataset.rows["training"].tolist())
+
+
+def test_a_last_batch_of_one_clip_goes_with_the_one_before(tiny, tmp_path, monkeypatch):
+    sizes, real = [], steps.training_batch
+    monkeypatch.setattr(steps, "training_batch", lambda dataset, rows, *rest: (
+        sizes.append(len(rows)) or real(dataset, rows, *rest)))
+    row = {"feature": "chroma_cqt", "model": "Dense"}       # whose batch norm stops at one clip
+    training.run("x", row, tiny, {"epochs": 1, "batch_size": 13, "precision": "float32"}, tmp_path, device="cpu",
+                 progress=False)
+    assert sizes == [13, 13, 14]
+
+
+# ---- GPUs ----------------------------------------------------------------------------------------------------
+
+
+class Waiting(TorchDispatchMode):
+    """Note each operation whose result, or whose size, a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "unique2", "equal"):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_waiting_is_noticed():
+    x = torch.arange(4.0)
+    with Waiting() as watch:
+        x.sum().item(), x[x > 1], x.nonzero()
+    assert watch.found == ["_local_scalar_dense", "index", "nonzero"]
+
+
+ALTERED = {"roll": True, "shift_bins": 2, "gain_db": 3, "equaliser_db": 3, "low_pass": 0.5, "mix_style": 0.3,
+           "mask_bins": 4, "mask_frames": 8, "mixup": 0.3, "clip_norm": 1.0}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Clips that are large enough for every network."""
+    return make_collection(tmp_path_factory.mktemp("data") / "large", (("cqt", 84), ("mfcc", 20)), frames=128)
+
+
+@pytest.mark.parametrize("model", training.MODELS)
+def test_no_step_waits_for_a_result(large, model):
+    several = model == "Fusion"
+    dataset = JointDataset(large, ["cqt", "mfcc"]) if several else FeatureDataset(large, "cqt")
+    dataset.normalise()
+    torch.manual_seed(0)
+    network = training.MODELS[model](*dataset.shape, n_classes=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)      # Adam counts its steps on the CPU
+    for settings in (Training(precision="float32"), Training(precision="float32", **ALTERED)):
+        with Waiting() as watch:
+            found = steps.learn(network, dataset, optimizer, settings, torch.Generator(),
+                                torch.tensor(dataset.rows["training"][:8]), 8)
+        assert watch.found == [] and found.isfinite().all()
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """CUDA graphs on a CPU: what is recorded is noted, not done, and done when it is replayed."""
+    class Graph:
+        registered, replay = None, None
+
+        def register_generator_state(self, generator):
+            self.registered = generator
+
+    recording = []
+
+    @contextmanager
+    def record(graph):
+        recording.append(graph)
+        yield
+        recording.pop()
+
+    class Stream:
+        def wait_stream(self, stream):
+            pass
+
+    for name, value in {"CUDAGraph": Graph, "graph": record, "Stream": Stream, "current_stream": Stream,
+                        "stream": lambda stream: record(None)}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return recording
+
+
+def test_a_recorded_step_learns_every_batch_once_and_in_order(fake_cuda):
+    learned, result = [], torch.zeros(2)
+
+    def step(rows, count):
+        def work():
+            learned.append((rows.tolist(), count))
+            return result.copy_(torch.tensor([rows.sum(), count]))
+        if fake_cuda and fake_cuda[-1] is not None:
+            fake_cuda[-1].replay = work
+            return result
+        return work()
+
+    graph, batches = steps.StepGraph(torch.device("cpu"), first=2), [torch.arange(k, k + 3) for k in range(0, 15, 3)]
+    batches.insert(2, torch.arange(90, 92))                         # smaller: not what is to be recorded
+    found = [graph.take(step, batch).tolist() for batch in batches]
+    assert learned == [(batch.tolist(), len(batch)) for batch in batches]
+    assert found == [[batch.sum().item(), len(batch)] for batch in batches]
+    assert len(graph.rows) == 3
+    assert graph.graph.registered is graph.generator                # else dropout and augmentation would repeat
+
+
+def test_a_graph_is_refused_where_it_cannot_be(tiny, tmp_path):
+    with pytest.raises(DataError, match="graph is for one process on a GPU"):
+        training.run("x", {"feature": "chroma_cqt", "model": "Dense"}, tiny, {"graph": True}, tmp_path, device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_steps_train_as_single_ones(large, tmp_path):
+    row = {"feature": "cqt", "model": "TemporalCNN", "args": {"dropouts": 0}}
+    both = [training.run("x", row, large, {"epochs": 3, "batch_size": 8, "precision": "float32", "graph": graph},
+                         tmp_path / str(graph), progress=False)[1] for graph in (False, True)]
+    for alone, recorded in zip(*both, strict=True):
+        assert recorded["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+        assert recorded["validation_loss"] == pytest.approx(alone["validation_loss"], rel=1e-2)
+
+
+# ---- from a disk ---------------------------------------------------------------------------------------------
+
+
+def test_the_system_is_told_which_bytes_are_read_next(tiny, monkeypatch):
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system is not told")
+    dataset, told = FeatureDataset(tiny, "cqt", hold=False), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, offset, length, advice: told.append(
+        (os.pread(file, length, offset), advice)))
+    steps.train_epoch(training.MODELS["TemporalCNN"](84, 64, 4), dataset, torch.optim.SGD([torch.zeros(1)]),
+                      Training(batch_size=4, precision="float32"), 0, NOTHING)
+    batches = steps.batches_of(dataset.rows["training"], Training(batch_size=4), 0, "cpu")
+    assert told == [(dataset.array[row].tobytes(), os.POSIX_FADV_WILLNEED)
+                    for row in torch.cat(batches[steps.AHEAD:]).tolist()]
+
+
+def test_clips_on_a_disk_train_as_those_in_memory(tiny, tmp_path):
+    found = []
+    for hold in (True, False):
+        dataset = FeatureDataset(tiny, "cqt", hold=hold)
+        dataset.normalise()
+        assert dataset.is_held() == hold
+        torch.manual_seed(0)
+        model = training.MODELS["TemporalCNN"](84, 64, 4)
+        settings = Training(batch_size=8, precision="float32", mixup=0.2)
+        steps.train_epoch(model, dataset, torch.optim.Adam(model.parameters()), settings, 0, NOTHING)
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("kinds", ["", "memory"])
+def test_a_batch_job_has_the_memory_of_its_group_not_of_the_machine(tmp_path, kinds):
+    groups, name = tmp_path / "cgroup", "memory.limit_in_bytes" if kinds else "memory.max"
+    groups.write_text(f"3:cpu:/elsewhere\n0:{kinds}:/job/step\n")
+    machine = datasets.memory_limit(groups, tmp_path)
+    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")      # no file says otherwise
+    step = tmp_path / kinds / "job" / "step"
+    step.mkdir(parents=True)
+    (step / name).write_text("max\n")
+    (step.parent / name).write_text("1048576\n")
+    assert datasets.memory_limit(groups, tmp_path) == 2**20
+    assert datasets.memory_limit(tmp_path / "none") == machine
