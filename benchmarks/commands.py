@@ -27,8 +27,8 @@ from learning.inference import predict  # noqa: E402
 from learning.runs import load_history  # noqa: E402
 from study.tables import format_table
 
-COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "ensembles", "predict",
-            "leakage", "reproduce", "random_splits")
+COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "predict", "study.ensembles",
+            "study.leakage", "study.reproduce", "study.random_splits")
 LARGE = ("torch", "librosa", "scipy", "sklearn", "pandas", "matplotlib", "numba", "soundfile")
 SHARED = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 
@@ -47,12 +47,12 @@ def start_up(repeats=5):
     def run(*command):
         return subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
-    calls = {name: lambda name=name: run(f"{name}.py", "--help") for name in COMMANDS}
-    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    calls = {name: lambda name=name: run("-m", name, "--help") for name in COMMANDS}
+    code = ("import runpy, sys; name = sys.argv[1]; sys.argv = [name, '--help']\n"
+            "try: runpy.run_module(name, run_name='__main__')\n"
             "except SystemExit: pass\n"
             f"print('imported', *[name for name in {LARGE} if name in sys.modules])")
-    imported = {name: run("-c", code, f"{name}.py").splitlines()[-1].split()[1:] for name in COMMANDS}
+    imported = {name: run("-c", code, name).splitlines()[-1].split()[1:] for name in COMMANDS}
     return interleave(calls, repeats), imported
 
 
@@ -139,7 +139,7 @@ def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, exp
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     code = ("import sys, runpy, datasets\n" + ("" if expect else
             "datasets.FeatureDataset.expect = lambda self, rows: None\n") +
-            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+            "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[1], run_name='__main__')")
     with tempfile.TemporaryDirectory() as runs_dir:
         command = [*(start if processes > 1 else [sys.executable, "-c", code]), "training.py", experiment, "--data-dir",
                    str(data_dir), "--runs-dir", runs_dir, "--epochs", str(epochs)]
@@ -197,7 +197,7 @@ def train_from_disk(experiment="cqt_temporal", n_clips=16_000, limit=2**30, epoc
 def report(start, evaluation, shared, disk):
     """Four tables; `disk` is None where it could not be measured."""
     seconds, imported = start
-    rows = [(f"{name}.py --help", f"{np.median(values):.2f}", ", ".join(imported[name]) or "none of them")
+    rows = [(f"python -m {name} --help", f"{np.median(values):.2f}", ", ".join(imported[name]) or "none of them")
             for name, values in seconds.items()]
     tables = [format_table(rows, ["command", "seconds", f"imports of {', '.join(LARGE)}"])]
     rows = [(who, f"{1000 * np.median(values) / (4 * BATCH):.2f}", f"{ratio(evaluation['original'], values):.1f}")

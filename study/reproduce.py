@@ -11,7 +11,6 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-import baselines
 from audio.transforms import FEATURES
 from datasets import open_dataset
 from features import fill_cache
@@ -22,6 +21,7 @@ from study.comparisons import step_seconds
 from study.result_files import load_results
 from study.rows import EXPERIMENTS, features_of
 from study.runner import run_experiment
+from study.statistics import Statistics
 from study.tables import format_table, results_table
 from training import Training, count_steps
 
@@ -111,7 +111,7 @@ def main(argv=None):
     for name in names:
         run_experiment(name, data_dir, args.repeats, settings, args.results_dir, runs_dir=args.runs_dir, **where)
     if (data_dir / "fma_metadata" / "features.csv").is_file():
-        classifiers.fit_baselines(baselines.Statistics(data_dir, args.subset), repeats=args.repeats,
+        classifiers.fit_baselines(Statistics(data_dir, args.subset), repeats=args.repeats,
                                 results_dir=args.results_dir, runs_dir=args.runs_dir)
     print(results_table(load_results(Path(args.results_dir) / dataset_name(data_dir, args.subset)), seconds=True))
 

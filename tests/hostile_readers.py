@@ -143,6 +143,7 @@ def read_plan(folder):
 
 
 def read_run(folder):
+    import training
     from classifier.network import load_classifier
     from learning import runs
 

@@ -43,5 +43,6 @@ def quiet_environment(folder):
         "def find_if_needed(name, *args, **kwargs):\n"
         f"    return None if name.partition('.')[0] in {NOT_NEEDED} else find(name, *args, **kwargs)\n"
         "PathFinder.find_spec = find_if_needed\n")
-    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    paths = os.pathsep.join(map(str, (folder, ROOT, ROOT / "tests")))
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                          "CUDA_VISIBLE_DEVICES": ""}

@@ -197,5 +197,5 @@ def test_the_start_of_commands_is_measured_and_help_loads_little():
     assert set(seconds) == set(imported) == set(commands.COMMANDS)
     for name in ("predict", "features", "fma", "experiments"):
         assert imported[name] == ["pandas"], name
-    assert "torch" not in imported["baselines"] + imported["ensembles"]
+    assert "torch" not in imported["baselines"] + imported["study.ensembles"]
     assert "torch" in imported["training"] and "sklearn" not in imported["training"]

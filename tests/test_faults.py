@@ -183,7 +183,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny, tmp_path, capsys, monkey
 
 def test_a_run_is_trained_by_one_process_at_a_time(tiny, tmp_path, undisturbed):
     """The command is at it; this process is refused until the other is killed, and then ends as if alone."""
-    line = [sys.executable, "-c", "import sys, test_training as t, pathlib, time\nfrom learning import runs\nsave = runs.save_state\n"
+    line = [sys.executable, "-c", "import sys, test_training as t, pathlib, time\n"
+            "from learning import runs\nsave = runs.save_state\n"
             "runs.save_state = lambda *args: (save(*args), time.sleep(99))\nt.torch.set_num_threads(1)\n"
             "t.train(*map(pathlib.Path, sys.argv[1:]))", tiny, tmp_path]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
