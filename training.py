@@ -15,7 +15,6 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,6 +38,7 @@ from learning.devices import (
     process_group,
     world,
 )
+from learning.folds import leaking_artists, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import StepGraph, count_steps, train_epoch
@@ -60,6 +60,7 @@ class Training(Augmentation):
     lr: float = 1e-3                # constant, or the peak if one_cycle
     one_cycle: bool = False         # warm up for 30 % of the steps, then anneal to zero along a cosine
     weight_decay: float = 0.0       # decay of the weights per step, times lr (adamw), or L2 penalty (adam)
+    balance: bool = False           # weigh the loss so that all genres count alike, however many clips they have
     label_smoothing: float = 0.0    # share of each label that is spread over all genres
     average: float = 0.0            # decay per step of a running mean of the weights, which is what is kept; 0: none
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
@@ -88,7 +89,7 @@ class Training(Augmentation):
 
 def as_config(settings):
     """Settings as config.json holds them: an augmentation that is off is not in it, nor in runs from before it was."""
-    later = (*AUGMENTATIONS, "label_smoothing", "average", "graph")
+    later = (*AUGMENTATIONS, "balance", "label_smoothing", "average", "graph")
     return {k: v for k, v in asdict(settings).items() if v or k not in later}
 
 
@@ -130,7 +131,7 @@ def fit(model, dataset, settings, run_dir, progress=True):
     network = join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
-                      desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
+                      desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean, graph))
             if rank == 0:
@@ -206,12 +207,6 @@ def fingerprint(model):
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
-def leaking_artists(dataset):
-    """Artists with clips both in training and in validation or test."""
-    training = set(dataset.artists[dataset.rows["training"]])
-    return sorted(training & {artist for s in ("validation", "test") for artist in dataset.artists[dataset.rows[s]]})
-
-
 def build(config):
     """Rebuild the network of a run's config.json, with fresh weights."""
     if config["model"]["class"] not in MODELS:
@@ -220,9 +215,16 @@ def build(config):
     return MODELS[config["model"]["class"]](**config["model"]["args"])
 
 
+def open_row(row, data_dir, subset=None, features_dir=None, device=None):
+    """The dataset of a row of the study, with the parameters of `run`."""
+    keep_memory()
+    return open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset or "small", features_dir,
+                        choose_device(device))
+
+
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
-        progress=True):
-    """Train one experiment with one seed.
+        progress=True, fold=None, dataset=None):
+    """Train one experiment with one seed, on the collection's split or on one of its folds.
 
     Parameters
     ----------
@@ -235,6 +237,10 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     data_dir : path-like
     settings : dict, optional
         Settings that take precedence over the row's.
+    fold : int, optional
+        The fold that is tested, see learning/folds.py; by default the split of tracks.csv.
+    dataset : FeatureDataset or JointDataset, optional
+        The row's, as it was opened for an earlier run; its split and normalisation change.
 
     Returns
     -------
@@ -247,7 +253,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:
         raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
-    dataset = open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
+    if dataset is None:
+        dataset = open_row(row, data_dir, subset, features_dir, device)
+    folds = None if fold is None else take_fold(dataset, fold)
     empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
@@ -258,6 +266,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
                                and not settings.pitch_copies):
         raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
                         "leave out --graph")
+    if settings.pitch_copies and fold is not None:
+        raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -269,9 +279,11 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
-    config |= {"data": runs.data_fingerprints(dataset), "commit": runs.commit(),
+    config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
                "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
+    noted = {"fold": fold, "folds": folds, "leaks": leaking_artists(dataset, ["test"]) or None}
+    config |= {key: value for key, value in noted.items() if value is not None}
+    run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
     torch.manual_seed(settings.seed)
     try:
         model = build(config)
@@ -280,7 +292,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     config["model"]["fingerprint"] = fingerprint(model)
     leaks = leaking_artists(dataset)
     if leaks and progress and world()[0] == 0:
-        print(f"Beware: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
+        print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
               "a network that knows the voice will seem to know the genre.", file=sys.stderr)
     with runs.lock(run_dir, write=world()[0] == 0):
         runs.start_run(run_dir, config, write=world()[0] == 0)
@@ -291,7 +303,7 @@ def report(run_dir):
     """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
     history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
     best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
-    interval = format_interval(bootstrap_interval(right, test["artists"]))
+    interval = format_interval(bootstrap_interval(right, runs.known_artists(test)))
     return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
             f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
             f"(95 % interval {interval}, {len(right)} clips)")
@@ -309,6 +321,8 @@ def main(argv=None):
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--fold", type=int, metavar="K", help="test on fold K, validate on the next, learn the others "
+                                                              "(default: the split of tracks.csv)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for f in fields(Training):
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=true_or_false if f.type is bool else f.type,
@@ -317,7 +331,7 @@ def main(argv=None):
     settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
     with process_group(choose_device(args["device"])):
         run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
-                         args["runs_dir"], args["subset"], args["features_dir"], args["device"])
+                         args["runs_dir"], args["subset"], args["features_dir"], args["device"], fold=args["fold"])
         if world()[0] == 0:
             print(report(run_dir))
 

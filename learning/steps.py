@@ -95,7 +95,8 @@ def learn(model, dataset, optimizer, settings, generator, rows, count):
     x, y, targets = training_batch(dataset, rows, settings, generator)
     with autocast(settings.precision, dataset.device):
         logits = model(x).float()
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=settings.label_smoothing)
+        loss = nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
+                                           reduction="sum", label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     (loss * world()[1] / count).backward()                              # processes are averaged: mean over the batch
     if settings.clip_norm:
