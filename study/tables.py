@@ -205,7 +205,8 @@ def ablations_table(results, results_dir="results"):
             for (change, base, changed), (_, f) in zip(pairs, found.iterrows(), strict=True)]
     columns = ["experiment", "change", "validation %", "changed", "test %", "changed", "difference",
                "95 % interval", "p (Holm)"]
-    return format_table(rows, columns) + "\n\n" + measured_on([r for _, *both in pairs for r in both])
+    both = [r for _, *pair in pairs for r in pair]
+    return f"{format_table(rows, columns)}\n\n{measured_on(both)}{leak_note(both)}"
 
 
 def p_word(p):

@@ -44,7 +44,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing_behind(tiny, tmp_path, c
 @pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("True", True), ("FALSE", False)])
 def test_true_and_false_parse(tiny, monkeypatch, text, value):
     got = {}
-    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *rest: got.update(settings) or 1 / 0)
+    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *_, **__: got.update(settings) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.main(["chroma_cqt_square", "--data-dir", str(tiny), "--one-cycle", text])
     assert got == {"one_cycle": value}
@@ -202,7 +202,7 @@ def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
     for folder, warned in ((tiny, False), (data, True)):
         training.run("short", {"feature": "chroma_cqt", "model": "SquareCNN"}, folder, SHORT | {"epochs": 1},
                      tmp_path / "runs", device="cpu")
-        assert ("Beware: 1 artists" in capsys.readouterr().err) is warned
+        assert ("warning: 1 artists" in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize("row, message", [
