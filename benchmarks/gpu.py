@@ -55,8 +55,8 @@ def random_clips(device, clips=CLIPS, size=SIZE):
         return x.sub_(-40).div_(15)
 
     return SimpleNamespace(
-        values=values, labels=labels, rows={"training": np.arange(clips)}, genres=range(CLASSES), device=device, raw=raw,
-        normalised=normalised, is_held=lambda: True, expect=lambda rows: None,
+        values=values, labels=labels, rows={"training": np.arange(clips)}, genres=range(CLASSES), device=device,
+        raw=raw, normalised=normalised, is_held=lambda: True, expect=lambda rows: None,
         batch=lambda rows: (normalised(raw(rows)), labels[rows]))
 
 
