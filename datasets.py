@@ -6,6 +6,7 @@
     features/cqt_pitch+1.*  the same of the training clips a semitone up; rows of validation and test are never read
 """
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -306,20 +307,13 @@ def open_dataset(data_dir, feature, *args, **kwargs):
 
 
 def memory_limit(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
-    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job.
-
-    Linux limits groups of processes; their limits are in files, in one place or the other by its age.
-    """
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for line in Path(groups).read_text().splitlines() if Path(groups).is_file() else ():
-        _, kinds, path = line.split(":", 2)
-        if kinds not in ("", "memory"):
-            continue
-        name = "memory.limit_in_bytes" if kinds else "memory.max"
-        for folder in (Path(path), *Path(path).parents):            # a group is under the limits of those around it
-            limit = Path(root, kinds, folder.relative_to("/"), name)
-            with suppress(OSError, ValueError):                     # not there, or "max"
-                found.append(int(limit.read_text()))
+    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job (cgroup v2)."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf]
+    with suppress(OSError):                                     # not Linux
+        group = Path(root, Path(groups).read_text().rpartition("0::/")[2].strip())
+        for folder in (group, *group.parents):                  # a group is under the limits of those around it
+            with suppress(OSError, ValueError):                 # no such file, or "max"
+                found.append(int((folder / "memory.max").read_text()))
     return min(found)
 
 

@@ -3,22 +3,28 @@
     python training.py cqt_square --data-dir data/emotify
     torchrun --standalone --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
 
-The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: cut off
-at any moment, the same command goes on after the last finished epoch and ends in the same weights.
+The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: stopped
+at any moment, the same command continues after the last finished epoch and ends with the same weights.
+
+With torchrun the processes share each batch and average their gradients. On GPUs batch norm uses the clips of all
+processes, so N processes train as one does. On CPUs each process normalises its own share of a batch (torch has no
+other batch norm there): that equals one process only without batch norm, and a share should not be a handful of clips.
 """
 
 import argparse
 import hashlib
 import inspect
 import math
+import os
 import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")         # before torch is imported; see docs/speed.md
+
 import torch
 import torch.distributed as dist
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
@@ -33,15 +39,17 @@ from learning.devices import (
     PRECISIONS,
     choose_device,
     choose_precision,
+    gradient_scaler,
     join_processes,
     keep_memory,
     process_group,
+    share_statistics,
     world,
 )
 from learning.folds import leaking_artists, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
-from learning.steps import StepGraph, count_steps, train_epoch
+from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import EXPERIMENTS
 
@@ -66,7 +74,7 @@ class Training(Augmentation):
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
     patience: int = 0               # stop after so many epochs without a better one on validation; 0: never
     graph: bool = False             # on a GPU, replay each step as one CUDA graph: quicker where networks are small
-    precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
+    precision: str = "auto"         # float32, bfloat16 or float16 (autocast); auto: the fastest that the device has
     watch_test: int = 0             # test too every so many epochs, for the original's test_max; never to choose
     seed: int = 0                   # of the weights, the order of the clips and the dropout
 
@@ -124,20 +132,21 @@ def fit(model, dataset, settings, run_dir, progress=True):
     optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
-    history = runs.load_state(run_dir, model, optimizer, mean)
-    graph = StepGraph(dataset.device) if settings.graph else None
-    for group in optimizer.param_groups if graph else ():
+    scaler = gradient_scaler(settings.precision, dataset.device)
+    history = runs.load_state(run_dir, model, optimizer, mean, scaler)
+    tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
+    for group in optimizer.param_groups if settings.graph else ():
         group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
     network = join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
                       desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
-            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean, graph))
+            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, *tools))
             if rank == 0:
                 if runs.selected(history) is history[-1]:
                     runs.save_weights(run_dir, kept)
-                runs.save_state(run_dir, model, optimizer, history, mean)
+                runs.save_state(run_dir, model, optimizer, history, mean, scaler)
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
     if size > 1:
         dist.barrier()                                  # until the best weights are written
@@ -161,31 +170,18 @@ def optimizer_for(model, settings):
     return OPTIMIZERS[settings.optimizer](model.parameters(), lr=rate, weight_decay=settings.weight_decay, **how)
 
 
-def averaged(model, decay):
-    """A running mean of a network's weights [1]_, a network itself; None without a decay.
-
-    After n steps the decay is at most (1 + n) / (10 + n), so that short trainings soon forget where they began.
-
-    References
-    ----------
-    .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
-       Control and Optimization 30(4), 1992.
-    """
-    def update(means, weights, _):
-        n = int(mean.n_averaged)                # kept on the CPU: no waiting for a GPU
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, n)
-
-    mean = AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
-    return mean
-
-
-def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None, graph=None):
+def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, *tools):
     """Train for one epoch and validate: the epoch's line in the history."""
-    start = time.perf_counter()
-    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, mean, graph)
+    start, before = time.perf_counter(), steps_taken(optimizer)
+    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, *tools)
     if not math.isfinite(loss):
-        raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, or clip_norm 1")
+        raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, clip_norm 1, or "
+                        "precision float32")
+    share_statistics(kept)
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
+    if settings.precision == "float16":
+        steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
+        line["skipped_steps"] = steps - (steps_taken(optimizer) - before)
     how = settings.precision, settings.chunk
     line["validation_loss"], line["validation_accuracy"] = score(kept, dataset, "validation", *how)
     if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
@@ -220,6 +216,16 @@ def open_row(row, data_dir, subset=None, features_dir=None, device=None):
     keep_memory()
     return open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset or "small", features_dir,
                         choose_device(device))
+
+
+def precision_of(run_dir, settings, model, dataset):
+    """The precision of a training: as chosen, or as this device and network allow; with "auto" a finished run's own."""
+    if settings.precision == "auto" and runs.is_finished(run_dir):
+        return runs.load_config(run_dir)["training"].get("precision", "float32")
+    clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
+    if settings.chunk:
+        clips = clips[..., : settings.chunk]
+    return choose_precision(settings.precision, dataset.device, model, clips)
 
 
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
@@ -259,7 +265,6 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
-    settings.precision = choose_precision(settings.precision, device)
     if settings.chunk and isinstance(dataset, JointDataset):
         raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
     if settings.graph and not (device.type == "cuda" and dataset.is_held() and world()[1] == 1
@@ -268,10 +273,22 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
                         "leave out --graph")
     if settings.pitch_copies and fold is not None:
         raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
+    if settings.batch_size < 2 * world()[1]:
+        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: each "
+                        "needs two clips")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
+    run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
+    torch.manual_seed(settings.seed)
+    try:
+        model = build({"model": {"class": row["model"], "args": args}})
+    except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
+        raise DataError(f"{name} on {data_dir}: {error}") from error
+    settings.precision = precision_of(run_dir, settings, model, dataset)
+    if runs.is_finished(run_dir):                           # a graph changes how fast a step is, not what it computes
+        settings.graph = runs.load_config(run_dir)["training"].get("graph", False)
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
               "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
@@ -283,17 +300,11 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
                "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
     noted = {"fold": fold, "folds": folds, "leaks": leaking_artists(dataset, ["test"]) or None}
     config |= {key: value for key, value in noted.items() if value is not None}
-    run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
-    torch.manual_seed(settings.seed)
-    try:
-        model = build(config)
-    except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
-        raise DataError(f"{name} on {data_dir}: {error}") from error
     config["model"]["fingerprint"] = fingerprint(model)
     leaks = leaking_artists(dataset)
     if leaks and progress and world()[0] == 0:
         print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
-              "a network that knows the voice will seem to know the genre.", file=sys.stderr)
+              "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
     with runs.lock(run_dir, write=world()[0] == 0):
         runs.start_run(run_dir, config, write=world()[0] == 0)
         return run_dir, fit(model, dataset, settings, run_dir, progress)
@@ -304,9 +315,11 @@ def report(run_dir):
     history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
     best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
     interval = format_interval(bootstrap_interval(right, runs.known_artists(test)))
+    skipped = sum(epoch.get("skipped_steps", 0) for epoch in history)
     return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
             f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
-            f"(95 % interval {interval}, {len(right)} clips)")
+            f"(95 % interval {interval}, {len(right)} clips)"
+            + (f"; {skipped} steps overflowed in float16 and were skipped" if skipped else ""))
 
 
 def true_or_false(text):

@@ -166,20 +166,22 @@ def is_finished(run_dir):
     return (run_dir / "probabilities.npz").is_file()
 
 
-def save_state(run_dir, model, optimizer, history, mean=None):
-    """Write what an interrupted run needs to go on after this epoch; `mean` is that of the weights, if there is one."""
-    import torch  # here, as in load_state: who only reads results does without
+def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
+    """Write what an interrupted run needs to continue after this epoch, with the mean of its weights and its scaler."""
+    import torch  # here, as in load_state: reading results needs no torch
 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     if mean:
         state["mean"] = mean.state_dict()
+    if scaler and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
     save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
-def load_state(run_dir, model, optimizer, mean=None):
-    """Set model, optimizer and the mean of the weights to the last finished epoch of an interrupted run.
+def load_state(run_dir, model, optimizer, mean=None, scaler=None):
+    """Set model, optimizer, mean of the weights and scaler to the last finished epoch of an interrupted run.
 
     Returns
     -------
@@ -197,6 +199,8 @@ def load_state(run_dir, model, optimizer, mean=None):
         optimizer.load_state_dict(state["optimizer"])
         if mean:
             mean.load_state_dict(state["mean"])
+        if scaler and scaler.is_enabled():
+            scaler.load_state_dict(state["scaler"])
         return state["history"]
     except Exception as error:      # torch raises half a dozen kinds for a damaged file
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error

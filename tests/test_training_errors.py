@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("options, words", [
     (["--optimizer", "sgd"], "optimizer 'sgd' is unknown: choose adam, adamw"),
-    (["--precision", "float16"], "precision 'float16' is unknown: choose auto, float32, bfloat16"),
+    (["--precision", "float64"], "precision 'float64' is unknown: choose auto, float32, bfloat16, float16"),
     (["--epochs", 0], "epochs must be above 0"),
     (["--batch-size", -1], "batch_size must be above 1"),
     (["--lr", "nan"], "lr must be above 0"),
