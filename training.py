@@ -246,7 +246,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     fold : int, optional
         The fold that is tested, see learning/folds.py; by default the split of tracks.csv.
     dataset : FeatureDataset or JointDataset, optional
-        The row's, as it was opened for an earlier run; its split and normalisation change.
+        That of an earlier run on the same row; its split and normalisation change.
 
     Returns
     -------
@@ -274,7 +274,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if settings.pitch_copies and fold is not None:
         raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
     if settings.batch_size < 2 * world()[1]:
-        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: each needs two")
+        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: "
+                        "each needs two clips")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -297,8 +298,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         config["pitch_shifts"] = pitch_shifts(dataset)
     config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
                "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    noted = {"fold": fold, "folds": folds, "leaks": leaking_artists(dataset, ["test"]) or None}
-    config |= {key: value for key, value in noted.items() if value is not None}
+    config |= {"fold": fold, "folds": folds} if folds else {}
+    config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     config["model"]["fingerprint"] = fingerprint(model)
     if progress and world()[0] == 0:
         call_out_leaks(dataset)

@@ -13,7 +13,6 @@ import training
 from datasets import FeatureDataset, JointDataset
 from fma import SPLITS, DataError, load_tracks
 from learning import folds, runs, steps
-from learning.devices import gradient_scaler
 from learning.folds import draw_folds, load_folds, take_fold
 from training import Training
 
@@ -201,8 +200,7 @@ def test_a_balanced_loss_gives_every_genre_the_same_say(unequal):
     x, y = dataset.batch(rows)
     each = nn.functional.cross_entropy(model(x), y, reduction="none").detach()
     by_genre = torch.stack([each[y == k].mean() for k in range(4)]).mean()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    scaler = gradient_scaler("float32", dataset.device)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.0), steps.gradient_scaler("float32", dataset.device)
     for balance, mean in ((True, by_genre), (False, each.mean())):
         settings = Training(balance=balance, precision="float32")
         loss, _ = steps.learn(model, dataset, optimizer, scaler, settings, None, rows, 16)
