@@ -12,6 +12,7 @@ The runs of a cross-validated seed are in ``seed<k>_folds/fold0/``, ``fold1/``, 
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -70,6 +71,13 @@ def fold_runs(run_dir):
     """The runs of all folds in the folder of a cross-validated seed, finished or not; of any other folder none."""
     begun = next(Path(run_dir).glob("fold*/config.json"), None)
     return [Path(run_dir) / f"fold{k}" for k in range(load_config(begun.parent).get("folds", 0))] if begun else []
+
+
+def fingerprint(model):
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters."""
+    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
 def data_fingerprints(dataset, split="split"):
