@@ -298,9 +298,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
-    config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
-               "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    config |= {"fold": fold, "folds": folds} if folds else {}
+    config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
+               "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     config["model"]["fingerprint"] = runs.fingerprint(model)
     if progress and world()[0] == 0:
