@@ -8,6 +8,7 @@ REPORTED = {
     "chroma_cens": (31.6, 28.4, 29.9),
     "chroma_stft": (37.6, 35.1, 35.5),
     "mel_stft": (40.9, 36.8, 38.6),
+    "mfcc": (None, None, None),
     "mel128": (None, None, None),
 }
 CNNS = {"frequency": "FrequencyCNN", "temporal": "TemporalCNN", "square": "SquareCNN"}
