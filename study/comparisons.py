@@ -10,7 +10,7 @@ import torch
 
 from cnn_models import layer_table
 from datasets import JointDataset
-from evaluation import compare_correctness, holm
+from evaluation import compare, holm
 from fma import DataError
 from learning.devices import autocast, choose_precision, keep_memory
 from learning.runs import load_config, load_probabilities, load_weights
@@ -268,7 +268,7 @@ def contrasts(right, questions):
         models at hand can answer
     """
     asked = {label: weights for label, weights in questions.items() if set(weights) <= set(right)}
-    found = [compare_correctness(right[list(weights)] @ pd.Series(weights), np.zeros(len(right)),
+    found = [compare(right[list(weights)] @ pd.Series(weights), np.zeros(len(right)),
                                  right.index.get_level_values("artist")) for weights in asked.values()]
     table = pd.DataFrame([[100 * f["difference"], *(100 * np.array(f["interval"], dtype=float)), f["p_value"]]
                           for f in found], index=list(asked), columns=["difference", "low", "high", "p"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluation import compare_correctness, holm
+from evaluation import compare, holm
 from fma import DataError
 
 COLUMNS = ["artist", "genre"]
@@ -91,7 +91,7 @@ def compare_predictions(tables, pairs=None):
         if set(table.index) != set(one.index) or not table["genre"].equals(one.loc[table.index, "genre"]):
             raise DataError(f"{name} was tested on other clips than {first}: train it on the same data")
         right[name] = correctness(table.loc[one.index])
-    found = [compare_correctness(right[a], right[b], tables[first]["artist"]) for a, b in pairs]
+    found = [compare(right[a], right[b], tables[first]["artist"]) for a, b in pairs]
     low, high = 100 * np.array([f["interval"] for f in found], dtype=float).T       # None, with one artist, is NaN
     return pd.DataFrame({
         "a": [a for a, _ in pairs], "b": [b for _, b in pairs],
