@@ -1,8 +1,7 @@
-"""A result of an experiment: put together from its runs, written, checked and read."""
+"""Results of experiments: assembled from runs, written, checked and read."""
 
 import json
 from pathlib import Path
-from types import UnionType
 
 import numpy as np
 
@@ -13,55 +12,49 @@ from study.predictions import prediction_table
 from study.rows import EXPERIMENTS
 
 
-def _share(value):
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _share_or_none(value):
-    return value is None or _share(value)
-
-
-def _filled(value):
-    return isinstance(value, dict) and value != {}
-
-
-RESULT = {      # what is read of a result, as `_has_form` checks it
-    "experiment": str, "dataset": str, "parameters": int | None,
-    "config": {"model": {"class": str, "args": dict}, "feature": str, "feature_parameters": dict, "training": dict},
-    "seeds": [{"seed": int, "epoch": int | None, "validation": _share, "test": _share, "test_max": _share_or_none,
-               "seconds": float | int | None}],
-    "test": {"clips": int, "artists": int, "seeds": int, "accuracy": _share, "accuracy_sd": _share_or_none,
-             "interval": (_share_or_none, _share_or_none), "macro_auc": _share_or_none, "genres": _filled,
-             "confusion": list},
-}
-
-
 def read_result(path):
-    """One result, or None where there is none yet; a DataError if the file is damaged."""
+    """One result, or None if there is none yet; a DataError if the file is damaged."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
+        if _is_result(result):
+            return result
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        result = None
-    if not _has_form(result, RESULT):
-        raise DataError(f"{path} is damaged: delete it and run the experiment again")
-    return result
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise DataError(f"{path} is damaged: delete it and run the experiment again")
 
 
-def _has_form(value, form):
-    """Whether what JSON held has these keys (dict), such items (list), these (tuple), this type, or passes a test."""
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(key in value and _has_form(value[key], form[key]) for key in form)
-    if isinstance(form, list):
-        return isinstance(value, list) and value != [] and all(_has_form(item, form[0]) for item in value)
-    if isinstance(form, tuple):
-        return isinstance(value, list) and len(value) == len(form) and all(map(_has_form, value, form))
-    return isinstance(value, form) if isinstance(form, type | UnionType) else form(value)
+def _is_result(result):
+    """Whether a result has everything that tables and notebooks read, and its accuracies lie between 0 and 1."""
+    config, test, seeds, (low, high) = result["config"], result["test"], result["seeds"], result["test"]["interval"]
+    kinds = {str: [result["experiment"], result["dataset"], config["feature"], config["model"]["class"]],
+             dict: [config["model"]["args"], config["feature_parameters"], config["training"], test["genres"]],
+             list: [seeds, test["confusion"], test["interval"]],
+             int: [test["clips"], test["artists"], test["seeds"], *(seed["seed"] for seed in seeds)],
+             int | None: [result["parameters"], *(seed["epoch"] for seed in seeds)],
+             int | float | None: [seed["seconds"] for seed in seeds]}
+    shares = [test["accuracy"], *(seed[split] for seed in seeds for split in ("validation", "test"))]
+    optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds)]
+    shares += [share for share in optional if share is not None]
+    return bool(seeds and test["genres"] and all(0 <= share <= 1 for share in shares) and
+                all(isinstance(value, kind) for kind, values in kinds.items() for value in values))
+
+
+def count_seeds(path, repeats=None):
+    """How many seeds to run: ``repeats``, by default as many as the result in the file has, else one.
+
+    A DataError if the result there has more seeds than ``repeats``, because they would be lost.
+    """
+    result = read_result(path)
+    there = len(result["seeds"]) if result else 1
+    if repeats and repeats < there:
+        raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
+    return repeats or there
 
 
 def save_table(results_dir, dataset, name, table):
-    """Write figures that belong to no single experiment as ``<results_dir>/<dataset>/<name>.csv``.
+    """Write numbers that belong to no single experiment to ``<results_dir>/<dataset>/<name>.csv``.
 
     Parameters
     ----------
@@ -81,7 +74,7 @@ def save_table(results_dir, dataset, name, table):
 
 
 def save_result(path, result, tests):
-    """Write a result, and beside it what each run said of every test clip.
+    """Write a result, and beside it the predictions of each run for every test clip.
 
     Parameters
     ----------
@@ -99,7 +92,7 @@ def save_result(path, result, tests):
 
 
 def load_results(folder):
-    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`, then ensembles'."""
+    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles."""
     first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
     paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *last]
     results = [result for result in map(read_result, paths) if result]
@@ -115,44 +108,69 @@ def count_parameters(name, args):
     return sum(p.numel() for p in MODELS[name](**args).parameters() if p.requires_grad)
 
 
+def accuracy(said):
+    """Accuracy of a run on one split, from what `runs.load_probabilities` gives."""
+    return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
+
+
+def make_result(name, config, seeds, tests, **more):
+    """Assemble the result of an experiment.
+
+    Parameters
+    ----------
+    name : str
+    config : dict
+        Of one of its runs.
+    seeds : list of dict
+        For each run its seed, epochs, accuracies and seconds.
+    tests : list of dict
+        As `runs.load_probabilities` gives them, one for each run, of the same clips.
+    **more
+        Other entries, such as the number of parameters.
+
+    Returns
+    -------
+    result : dict
+        The content of ``results/<dataset>/<name>.json``; ``test`` is what `evaluation.summarise` returns.
+    """
+    summary = summarise(tests[0]["labels"], np.stack([test["probabilities"] for test in tests]), tests[0]["artists"],
+                        tests[0]["genres"].tolist())
+    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
+            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
+            "device": config["device"], "versions": config["versions"], **more}
+
+
 def summarise_runs(name, runs):
-    """Put the runs of an experiment, one for each seed, together.
+    """The result of an experiment, assembled from its runs.
 
     Parameters
     ----------
     name : str
     runs : list of Path
-        Finished runs on the same clips.
+        Finished runs on the same clips, one for each seed.
 
     Returns
     -------
     result : dict
-        What ``results/<dataset>/<name>.json`` holds: per seed the chosen epoch, its validation and test
-        accuracy and ``test_max`` where it was watched; over seeds what `evaluation.summarise` gives.
+        As `make_result` gives it. Of each seed: the chosen epoch, the accuracies of that epoch on validation and test,
+        and ``test_max``, the best test accuracy, where test was evaluated during training.
     """
-    tests, config = [load_probabilities(run) for run in runs], load_config(runs[0])
-    configs = [load_config(run) for run in runs]
+    tests, configs = [load_probabilities(run) for run in runs], [load_config(run) for run in runs]
     if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
         raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
-    data = [each["data"] for each in configs if each.get("data")]       # runs from before it was noted have none
+    data = [each["data"] for each in configs if each.get("data")]       # older runs did not record it
     if any(each != data[0] for each in data):
         raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
     seeds = []
-    for run, test in zip(runs, tests, strict=True):
-        history = load_history(run)
+    for config, test, history in zip(configs, tests, map(load_history, runs), strict=True):
         best, watched = selected(history), [e["test_accuracy"] for e in history if "test_accuracy" in e]
         seeds.append({
-            "seed": load_config(run)["training"]["seed"], "epoch": best["epoch"], "epochs": len(history),
-            "validation": round(best["validation_accuracy"], 6),
-            "test": round(float((test["probabilities"].argmax(1) == test["labels"]).mean()), 6),
+            "seed": config["training"]["seed"], "epoch": best["epoch"], "epochs": len(history),
+            "validation": round(best["validation_accuracy"], 6), "test": accuracy(test),
             "test_max": round(max(watched), 6) if watched else None,
             "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
         })
-    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    model = config["model"]
-    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
-            "parameters": count_parameters(model["class"], model["args"]),
-            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"], "data": data[0] if data else None,
-            "commit": ", ".join(sorted({each["commit"] for each in configs if each.get("commit")})) or None}
+    model = configs[0]["model"]
+    return make_result(name, configs[0], seeds, tests, parameters=count_parameters(model["class"], model["args"]),
+                       data=data[0] if data else None,
+                       commit=", ".join(sorted({each["commit"] for each in configs if each.get("commit")})) or None)

@@ -1,13 +1,13 @@
-"""Results as tables and figures: Markdown for notebooks, for the terminal and for the README.
+"""Results as Markdown tables, for notebooks, the terminal and the README.
 
-In the README a table stands between two comments, of which the first says what it holds,
+In the README a table is between two comments; the first names its content,
 
     <!-- table fma_small mel128_* baseline_* -->
     <!-- end -->
 
-and ``python experiments.py table --readme README.md`` writes it anew from ``results/``. Instead of ``table``, the rows
-of the study, there is ``ablations fma_small mel128_*``, those with one thing changed, and ``ladder fma_small
-mel128_square``, splits that leak.
+and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
+of the study) there are ``ablations fma_small mel128_*`` (with one thing changed) and ``ladder fma_small mel128_square``
+(splits that leak).
 """
 
 import re
@@ -26,24 +26,18 @@ from study.rows import EXPERIMENTS, TITLES
 MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-
-
-
-
-
-
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first
 
 
 def results_table(results, seconds=False):
-    """The table of some results, as Markdown, with a line that says on what it was measured.
+    """Results as a Markdown table, with a sentence on how they were measured.
 
     Parameters
     ----------
     results : list of dict
-        As `result_files.summarise_runs` gives them.
+        As `result_files.load_results` gives them.
     seconds : bool
-        Show what a run took: of use where all ran on one machine with nothing beside them.
+        Show the time of a run, which is only comparable where all ran on the same, otherwise idle machine.
     """
     columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC"]
     columns += ["seconds"] * seconds
@@ -56,7 +50,7 @@ def results_table(results, seconds=False):
         place = columns.index("parameters")
         rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
     notes = []
-    if results[0]["dataset"].startswith("fma_"):        # beside our protocol the original's, which chooses on test
+    if results[0]["dataset"].startswith("fma_"):        # also show the original's protocol, which chooses on test
         best = [[s["test_max"] for s in r["seeds"]] for r in results]
         best = [None if None in values else mean_and_sd(values) for values in best]
         reported = [_reported(r) for r in results]
@@ -72,7 +66,7 @@ def results_table(results, seconds=False):
 
 
 def measured_on(results):
-    """The sentence under a table: data, clips, artists, seeds, protocol."""
+    """The sentence below a table: data, clips, artists, seeds, protocol."""
     clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
                              for what in ("clips", "artists", "seeds"))
     name, trained = results[0]["dataset"], any(r["seeds"][0]["epoch"] is not None for r in results)
@@ -83,24 +77,24 @@ def measured_on(results):
 
 
 def span(values):
-    """Sorted numbers in a word: 3, or 1 to 3."""
+    """The range of sorted numbers: ``3``, or ``1 to 3``."""
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
 def _feature(config):
-    columns = config["feature_parameters"].get("columns")       # which baselines' have
+    columns = config["feature_parameters"].get("columns")       # of baselines
     return config["feature"] if columns is None else f"{config['feature']} ({columns})"
 
 
 def _seconds(seeds):
-    if None in (seconds := [seed["seconds"] for seed in seeds]):    # an ensemble's members were trained elsewhere
+    if None in (seconds := [seed["seconds"] for seed in seeds]):    # ensembles are not trained
         return None
     seconds = np.mean(seconds)
     return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
 
 
 def _area(value):
-    return "–" if value is None else f"{value:.3f}"             # a test set of one genre has none
+    return "–" if value is None else f"{value:.3f}"             # None for a test set of one genre
 
 
 def _reported(result):
@@ -113,29 +107,15 @@ def mean_and_sd(values):
                             "accuracy_sd": np.std(values, ddof=1) if len(values) > 1 else None})
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def ablation_pairs(results):
-    """What was ablated: for each result with one thing changed the change, the row that it was made to, and itself."""
+    """Ablations among the results: for each the name of the change, the unchanged result and the changed one."""
     there = {r["experiment"]: r for r in results}
     bases = {name: EXPERIMENTS.get(name, {}).get("ablates") for name in there}
     return [(name[len(base) + 1:], there[base], there[name]) for name, base in bases.items() if base in there]
 
 
 def compare_ablations(results_dir, pairs):
-    """Test every change: as `predictions.compare_predictions`, changed minus unchanged, with what was changed."""
+    """Test every change: the columns of `predictions.compare_predictions`, changed minus unchanged, and the change."""
     tables = {r["experiment"]: load_predictions(Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv")
               for _, base, changed in pairs for r in (base, changed)}
     found = compare_predictions(tables, [(changed["experiment"], base["experiment"]) for _, base, changed in pairs])
@@ -143,10 +123,10 @@ def compare_ablations(results_dir, pairs):
 
 
 def ablations_table(results, results_dir="results"):
-    """The ablations as Markdown: accuracies without and with each change, and whether the difference is real."""
+    """Ablations as Markdown: accuracies without and with each change, and the significance of the difference."""
     pairs = ablation_pairs(results)
     if not pairs:
-        raise DataError("no ablation among the results: run a row with one thing changed, and the row itself")
+        raise DataError("no ablation among the results: run an experiment, and the same with one thing changed")
     found = compare_ablations(results_dir, pairs)
     rows = [[base["experiment"], change, *(mean_and_sd([s["validation"] for s in r["seeds"]]) for r in (base, changed)),
              *(format_accuracy(r["test"]) for r in (base, changed)),
@@ -158,7 +138,7 @@ def ablations_table(results, results_dir="results"):
 
 
 def p_word(p):
-    """A p-value as a table shows it.
+    """A p-value as text for a table.
 
     >>> p_word(0.0312), p_word(0.0001)
     ('0.031', '< 0.001')
@@ -181,7 +161,7 @@ def load_ladder(results_dir, dataset, experiment):
 
 
 def ladder_table(results):
-    """The rungs as Markdown: test chunks, accuracy on validation and test, and the interval over artists.
+    """The rungs as Markdown: test chunks, accuracy on validation and test, interval over artists.
 
     Parameters
     ----------
@@ -199,14 +179,14 @@ def ladder_table(results):
 
 
 def marked_tables(text, results_dir="results"):
-    """A text with every marked table written anew from the results.
+    """A text with every marked table updated from the results.
 
     Parameters
     ----------
     text : str
-        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; a name may hold ``*``. For ``table``
-        these are rows of the study and baselines, for ``ablations`` the rows with one thing changed, and ``ladder``
-        takes the name of one experiment.
+        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; names may contain ``*``. ``table``
+        takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, and ``ladder``
+        the name of one experiment.
     results_dir : path-like
 
     Returns
@@ -221,7 +201,7 @@ def marked_tables(text, results_dir="results"):
                   if any(fnmatch(r["experiment"], name) for name in names.split())
                   and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
         if not chosen:
-            raise DataError(f"{results_dir}/{dataset} has no result that is named {names}: mend the table's first line")
+            raise DataError(f"{results_dir}/{dataset} has no result named {names}: correct the first line of the table")
         table = ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
         return f"{begin}\n{table}\n\n{end}"
 
@@ -229,19 +209,19 @@ def marked_tables(text, results_dir="results"):
 
 
 def write_marked_tables(path, results_dir="results"):
-    """Bring the marked tables of a file up to date."""
+    """Update the marked tables of a file."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} not found: name the file whose tables are to be written")
+        raise DataError(f"{path} not found: name the file whose tables to update")
     try:
         text = marked_tables(path.read_text(encoding="utf-8"), results_dir).encode()
     except UnicodeError as error:
-        raise DataError(f"{path}, or a result that it shows, is not UTF-8: save it as that") from error
+        raise DataError(f"{path}, or a result in it, is not UTF-8: convert it to UTF-8") from error
     save_whole(path, lambda temporary: temporary.write_bytes(text))
 
 
 def plain_cell(value):
-    """What a cell shows, as text: names of genres and folders may hold what Markdown or HTML would act upon.
+    """Text of a cell, with Markdown and HTML escaped: names of genres and folders may contain either.
 
     >>> plain_cell("Rock | <b>Roll</b>"), plain_cell("< 0.001")
     ('Rock \\\\| &lt;b>Roll&lt;/b>', '< 0.001')
@@ -251,12 +231,12 @@ def plain_cell(value):
 
 
 def format_table(rows, columns):
-    """A Markdown table whose columns line up in a terminal too; columns of figures are set to the right.
+    """A Markdown table whose columns also line up in a terminal; numeric columns are right-aligned.
 
     Parameters
     ----------
     rows : list of sequences
-        One cell per column; numbers are written as they are, None as a dash.
+        One cell per column; None is written as a dash.
     columns : list of str
 
     Returns

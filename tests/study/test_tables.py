@@ -52,7 +52,7 @@ def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("<!-- table emotify mel_* -->\n<!-- end -->", "has no result that is named mel_"),
+    ("<!-- table emotify mel_* -->\n<!-- end -->", "has no result named mel_"),
     ("<!-- table emotiv cqt_* -->\n<!-- end -->", "no results in .*emotiv"),
 ])
 def test_a_mark_without_results_is_one_line(results, text, message):
@@ -140,7 +140,7 @@ def test_a_ladder_of_no_network_is_named(tmp_path):
 
 def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
     (tmp_path / "README.md").write_bytes(before := "Müller <!-- table emotify * -->\n<!-- end -->".encode("latin-1"))
-    with pytest.raises(DataError, match="README.md, or a result that it shows, is not UTF-8"):
+    with pytest.raises(DataError, match="README.md, or a result in it, is not UTF-8"):
         tables.write_marked_tables(tmp_path / "README.md", results)
     assert (tmp_path / "README.md").read_bytes() == before
 
