@@ -1,4 +1,4 @@
-"""Pictures of a collection's metadata: its genres, splits, artists, years and plays, in the style of plots/style.py."""
+"""Figures of a collection's metadata: genres, splits, artists, years and plays."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from plots.style import PLAIN, RUNS, genre_colours, new_figure, no_axis_line, st
 
 @styled
 def plot_splits(tracks):
-    """Tracks of each genre, and the artists they are by, in the three splits: training pale, test full.
+    """Tracks and artists of each genre in the three splits, the shade from training (pale) to test (full).
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def plot_splits(tracks):
 
 @styled
 def plot_artist_shares(tracks):
-    """Each genre's tracks, a block for each artist, the most frequent first.
+    """Shares of the artists in each genre's tracks, the most frequent first.
 
     Parameters
     ----------
     tracks : DataFrame
-        From `fma.load_tracks`; of one split, say.
+        From `fma.load_tracks`, all or those of one split.
     """
     tracks = tracks.assign(key=artists_of(tracks))
     names = tracks.drop_duplicates("key").set_index("key").get("artist", {})
@@ -57,7 +57,7 @@ def plot_artist_shares(tracks):
         axes.barh(row, shares, left=shares.cumsum() - shares, height=0.7, color=colour, edgecolor="white",
                   linewidth=0.7)
         name = str(names.get(shares.index[0], ""))
-        if 1.5 * len(name) + 1 < shares.iloc[0]:        # it fits into its block
+        if 1.5 * len(name) + 1 < shares.iloc[0]:        # the name fits into the bar
             red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 150 else PLAIN
             axes.text(1, row, name, va="center", fontsize=8.5, color=ink)
@@ -74,7 +74,7 @@ def plot_artist_shares(tracks):
 
 @styled
 def plot_years_and_plays(tracks):
-    """Tracks by the year their album came out, and how often each genre's were played.
+    """Number of tracks by year of release, and plays by genre.
 
     Parameters
     ----------
