@@ -1,8 +1,8 @@
-"""What a random split gains classifiers over the official one: clips dealt out anew, with artists apart or not.
+"""How much higher accuracies are on random splits than on the official one, with and without separate artists.
 
     python -m study.random_splits --data-dir data/fma_small
 
-The study's own classifiers were tested on a random quarter of all clips, with the artists of the test in training too.
+The original study tested its classifiers on a random quarter of all clips, with the test's artists also in training.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from study.result_files import save_table
 from study.statistics import Statistics
 
 
-def deals(data, draws=5, seed=0):
-    """Training and test of the official split, and of random ones that are as large.
+def random_splits(data, draws=5, seed=0):
+    """The official split, and random splits of the same size.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def deals(data, draws=5, seed=0):
     Yields
     ------
     way : str
-        ``official split``, ``artists at random`` (each with all their clips) or ``clips at random``.
+        ``official split``, ``artists at random`` (with all their clips) or ``clips at random``.
     training, test : ndarray of int
-        Rows of the data. Validation clips are dealt out with the others.
+        Rows of the data. Validation clips take part in the random splits.
     """
     yield "official split", data.rows["training"], data.rows["test"]
     rows = np.concatenate(list(data.rows.values()))
@@ -51,18 +51,18 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
     ----------
     data : Statistics
     names : sequence of str
-        Keys of `classifiers.CLASSIFIERS`; by default the three that the study reports.
+        Keys of `classifiers.CLASSIFIERS`; by default the three reported by the study.
     draws : int
         Random splits of each kind.
 
     Returns
     -------
-    DataFrame, a row for each split
-        ``split``, ``artist in training`` (share of the test clips whose artist is), and the accuracy of each
-        classifier, 0 to 1.
+    DataFrame, one row per split
+        ``split``, ``artist in training`` (share of the test clips whose artist is in training), and the accuracy of
+        each classifier, 0 to 1.
     """
     found, labels = [], np.asarray(data.labels)     # scikit-learn 1.6 takes no tensors
-    for way, learned, asked in deals(data, draws):
+    for way, learned, asked in random_splits(data, draws):
         known = np.isin(data.artists[asked], data.artists[learned]).mean()
         scores = {name: CLASSIFIERS[name](0).fit(data.values[learned], labels[learned])
                   .score(data.values[asked], labels[asked]) for name in names}

@@ -1,4 +1,4 @@
-"""Train experiments with several seeds and keep their results."""
+"""Train experiments with several seeds and save their results."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,11 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     repeats : int
         Number of seeds.
     settings : dict, optional
-        Training settings that take precedence over the experiment's.
+        Training settings that override the experiment's.
     results_dir : path-like, optional
         ``results`` by default.
     seed : int
-        The first of the seeds.
+        The first seed.
     **where
         ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
 
@@ -48,7 +48,7 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
 
 
 def would_be_lost(path, row, settings, seeds):
-    """What of a result that is there an experiment would overwrite: seeds, or a schedule, that it does not have.
+    """What an experiment would overwrite in an existing result: other seeds, or runs with other settings.
 
     Returns
     -------
@@ -67,14 +67,14 @@ def would_be_lost(path, row, settings, seeds):
     try:
         new = asdict(Training(**{**row.get("training", {}), **settings}))
     except (TypeError, DataError):
-        return ""                                           # what is wrong with them is the run's to say
-    old = asdict(Training()) | old                          # what is off is not in it
+        return ""                                           # the run reports invalid settings
+    old = asdict(Training()) | old                          # it lacks settings that are off
     differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
 def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", **where):
-    """Train several experiments on one schedule, as the notebooks do: one cycle, test watched every fifth epoch.
+    """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
     Parameters
     ----------
@@ -84,30 +84,30 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     epochs : int
         Passes over the training clips.
     repeats : int or None
-        Number of seeds; None: as many as the result there has, or one.
+        Number of seeds; None for as many as the existing result has, or one.
     seed : int
-        The first of the seeds.
+        The first seed.
     runs_dir : path-like, optional
-        Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
+        Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
     results_dir : path-like
-        A result of more seeds or of another schedule that is there stays; the new one goes to `runs_dir`.
+        An existing result with more seeds or another schedule is kept; the new one goes to `runs_dir`.
 
     Returns
     -------
     results : dict of str to dict
-        Name to what `run_experiment` gives.
+        Name to the output of `run_experiment`.
     runs : dict of str to list of Path
         Name to its runs, one for each seed.
     """
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
     folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
-    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
+    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
         lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count))
         if lost:
-            print(f"{path} holds {lost} and stays as it is: this result goes to {runs_dir}/results")
+            print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
                                        seed=seed, runs_dir=runs_dir, **where)
     return results, {name: [runs_dir / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]

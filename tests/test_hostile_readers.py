@@ -209,7 +209,7 @@ def test_a_config_of_terabytes_is_refused_before_they_are_taken(broken, valid, m
     built = []
     build = training.build
     monkeypatch.setattr(training, "build", lambda given: built.append(torch.empty(0).device.type) or build(given))
-    with pytest.raises(DataError, match=r"some.safetensors has not the [\d,]{13} bytes of the network"):
+    with pytest.raises(DataError, match=r"some.safetensors does not have the [\d,]{13} bytes of the network"):
         load_classifier(valid / "weights/some")
     assert built == ["meta"]
 
@@ -220,7 +220,7 @@ def test_weights_that_are_not_numbers(broken, valid):
     weights = load((valid / "weights/some.safetensors").read_bytes())
     broken("weights/some.safetensors", save({name: x * np.nan if x.is_floating_point() else x
                                              for name, x in weights.items()}))
-    with pytest.raises(DataError, match="no probability for each of its genres"):
+    with pytest.raises(DataError, match="not one probability per genre"):
         load_classifier(valid / "weights/some")
 
 
