@@ -115,12 +115,12 @@ def _require_usual_frames(path, config):
 
     frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
     if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {config['feature']}: "
-                        "train again on a cache of features.py")
+        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of "
+                        f"{config['feature']}: train again on a cache of features.py")
 
 
 def _rebuild(config, weights, remedy):
-    """The network of a config, if it is not larger than its file of weights: a damaged number could ask for terabytes."""
+    """The network of a config, if no larger than its weights file: a damaged number could ask for terabytes."""
     import torch
 
     from training import build

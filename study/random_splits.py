@@ -1,21 +1,13 @@
 """How much higher accuracies are on random splits than on the official one, with and without separate artists.
 
-    python -m study.random_splits --data-dir data/fma_small
-
 The original study tested its classifiers on a random quarter of all clips, with the test's artists also in training.
 """
-
-import argparse
-import sys
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 
-from fma import SUBSETS, find_data, run_command
 from study.classifiers import CLASSIFIERS, REPORTED
-from study.result_files import save_table
-from study.statistics import Statistics
 
 
 def random_splits(data, draws=5, seed=0):
@@ -68,20 +60,3 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
                   .score(data.values[asked], labels[asked]) for name in names}
         found.append({"split": way, "artist in training": known, **scores})
     return pd.DataFrame(found)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Compare the official split with random ones.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--results-dir", default="results")
-    args = parser.parse_args(argv)
-    data = Statistics(find_data(args.data_dir), args.subset)
-    print(data)
-    found = accuracies_by_split(data)
-    path = save_table(args.results_dir, data.name, "random_splits", found)
-    print((100 * found.groupby("split", sort=False).mean()).round(1).to_string(), f"\n\nin {path}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

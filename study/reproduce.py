@@ -1,7 +1,7 @@
 """Run the whole study on one data folder, after an estimate of the time.
 
     python -m study.reproduce --data-dir data --plan          # prints the estimate only
-    python -m study.reproduce --data-dir data --repeats 3     # every experiment that the features allow, then the tables
+    python -m study.reproduce --data-dir data --repeats 3     # all experiments with features, then the table
 
 After an interruption, the same command continues.
 """
@@ -35,7 +35,8 @@ def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
              and set(features_of(row)) <= there]
     if not names:
-        raise DataError(f"no experiment matches {' '.join(patterns)} with the features of {data_dir}: see experiments.py list")
+        raise DataError(f"no experiment matches {' '.join(patterns)} with features of {data_dir}: "
+                        "see experiments.py list")
     return names
 
 

@@ -111,11 +111,11 @@ def test_a_track_without_a_number_is_left_out_and_counted(tiny, value):
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda path: path.write_text(""), "cut short"),
+    (lambda path: path.write_text(""), "truncated"),
     (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not laid out like FMA's"),
     (lambda path: path.write_text("track_id,a,b\n" * 9), "must read feature, statistics, number, track_id"),
     (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not laid out like FMA's"),
-    (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n"), "names track 97 twice"),
+    (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n"), "has track 97 twice"),
 ])
 def test_a_damaged_features_csv_is_named(tiny, damage, words):
     table = load_statistics(tiny)

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import test_download
 from conftest import ROOT
-from test_tables import made_up
+from synthetic import made_up
 from test_training import outcome, train
 
 import experiments

@@ -226,7 +226,7 @@ def test_weights_that_are_not_numbers(broken, valid):
 
 @pytest.mark.parametrize("name, content, read, message", [
     ("tiny/fma_metadata/genres.csv", b"genre_id,title,parent,top_level\n1,A,0,1\n1,B,0,1\n", read_tracks,
-     "genres.csv names genre 1 twice"),
+     "genres.csv has genre 1 twice"),
     ("unfinished/.partial/plan.json", b'{"names": [null], "ids": [], "infos": {}}', read_plan, "plan.json is damaged"),
     ("unfinished/.partial/plan.json", b'{"names": ["mfcc"], "ids": [1], "infos": "x"}', read_plan, "unfinished"),
     (f"{RUN}/history.jsonl", b'{"validation_accuracy": 0.5, "validation_loss": 1.0}\n', read_run, "history.jsonl is"),

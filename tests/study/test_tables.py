@@ -3,12 +3,11 @@
 import json
 import re
 
-import numpy as np
 import pytest
 from conftest import ROOT
+from synthetic import made_up
 
 import experiments
-from evaluation import summarise
 from fma import DataError, run_command
 from study import result_files, tables
 
@@ -64,21 +63,6 @@ def test_a_mark_without_results_is_one_line(results, text, message):
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert run_command(lambda: experiments.main(["table", "--readme", str(tmp_path / "none.md")])) == 2
     assert "none.md not found" in capsys.readouterr().err
-
-
-def made_up(name, seed, accuracy, folder):
-    """A result of one seed on 40 clips of 20 artists, right on the share given, and its predictions."""
-    labels = np.arange(40) % 2
-    right = np.random.default_rng(0).permutation(40) < round(accuracy * 40)     # the better one wherever the worse is
-    test = {"probabilities": np.eye(2)[np.where(right, labels, 1 - labels)], "labels": labels, "tracks": np.arange(40),
-            "artists": np.arange(40) // 2, "genres": np.array(["Folk", "Rock"])}
-    summary = summarise(labels, test["probabilities"], test["artists"], ["Folk", "Rock"])
-    seeds = [{"seed": seed, "epoch": 1, "epochs": 1, "validation": 0.5, "test": accuracy, "test_max": None,
-              "seconds": 1.0}]
-    result = {"experiment": name, "dataset": folder.name, "seeds": seeds, "test": summary, "parameters": 10,
-              "config": {"model": {"class": "SquareCNN", "args": {}}, "feature": "cqt", "training": {},
-                         "feature_parameters": {}}}
-    result_files.save_result(folder / f"{name}.json", result, [test])
 
 
 READ = """experiment dataset parameters config config.model config.model.class config.model.args config.feature
