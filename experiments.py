@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
-from plots.results import save_figures, save_intervals
+from plots.results import save_figures
 from study.result_files import load_results
 from study.rows import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS, features_of
 from study.runner import run_experiment
@@ -32,7 +32,6 @@ def main(argv=None):
     run.add_argument("--figures", action="store_true", help="save learning and ROC curves and confusion matrix of each")
     table = commands.add_parser("table", help="print the results of a data set")
     table.add_argument("--readme", metavar="FILE", help="instead, update the marked tables of a Markdown file")
-    table.add_argument("--image", type=Path, metavar="PNG", help="also plot the accuracies with their intervals")
     run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     run.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for command in (run, table):
@@ -54,10 +53,7 @@ def main(argv=None):
         return
     data_dir = find_data(args.data_dir)
     if args.command == "table":
-        results = load_results(Path(results_dir) / dataset_name(data_dir, args.subset))
-        print(results_table(results))
-        if args.image:
-            save_intervals(results, args.image)
+        print(results_table(load_results(Path(results_dir) / dataset_name(data_dir, args.subset))))
         return
     unknown = [name for name in args.names if name not in EXPERIMENTS]
     if unknown or args.repeats < 1:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, no_axis_line, styled
+from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, new_rows, styled
 
 
 @styled
@@ -16,13 +16,11 @@ def plot_probabilities(probabilities, title=None):
     title : str, optional
     """
     genres, colours = list(probabilities), genre_colours(probabilities)
-    figure, axes = new_figure(7.0, 0.3 * len(genres) + 1.0)
+    figure, axes, _ = new_rows(genres, "probability (%)", 7.0, 0.3)
     for place, genre in enumerate(genres):
         axes.barh(place, 100 * probabilities[genre], height=0.62, color=colours[genre])
         axes.text(100 * probabilities[genre] + 1, place, f"{100 * probabilities[genre]:.0f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(genres)), genres)
-    axes.set(xlabel="probability (%)", xlim=(0, 100), ylim=(len(genres) - 0.4, -0.6), title=title or "")
-    no_axis_line(axes, "y")
+    axes.set(xlim=(0, 100), title=title or "")
     return figure
 
 

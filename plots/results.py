@@ -8,8 +8,8 @@ import numpy as np
 
 from evaluation import format_interval
 from learning.runs import load_history, load_probabilities, save_whole
-from plots.runs import plot_confusion, plot_history, plot_intervals, plot_roc
-from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, no_axis_line, styled
+from plots.runs import plot_confusion, plot_history, plot_roc
+from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, styled
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
@@ -42,16 +42,6 @@ def by_accuracy(results):
     return sorted(results, key=lambda r: -r["test"]["accuracy"])
 
 
-def _rows(names, xlabel):
-    """A figure with a row for each name, its axes, and a function that writes beside a row."""
-    figure, axes = new_figure(8.2, 0.235 * len(names) + 1.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=xlabel, ylim=(len(names) - 0.4, -0.6))
-    no_axis_line(axes, "y")
-    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}   # x = 1 is their right end
-    return figure, axes, lambda row, text: axes.text(1.02, row, text, **beside)
-
-
 def _cells(axes, values, columns, rows, vmax):
     """Draw a matrix with the names of its columns and rows."""
     axes.imshow(values, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
@@ -72,7 +62,7 @@ def plot_forest(results):
         study are open diamonds.
     """
     order = by_accuracy(results)
-    figure, axes, write = _rows(short_names(order).values(), "test accuracy (%), with its 95 % interval")
+    figure, axes, write = new_rows(short_names(order).values(), "test accuracy (%), with its 95 % interval")
     for row, r in enumerate(order):
         test, colour = r["test"], FAMILIES[family(r)]
         if None not in test["interval"]:
@@ -130,7 +120,7 @@ def plot_differences(names, found, xlabel):
         A row for each name, from `predictions.compare_predictions` or `comparisons.contrasts`.
     xlabel : str
     """
-    figure, axes, write = _rows(names, xlabel)
+    figure, axes, write = new_rows(names, xlabel)
     axes.axvline(0, color=PLAIN, linestyle=":", linewidth=1)
     for row, d in enumerate(found.to_dict("records")):
         significant = d["p (Holm)"] < LEVEL
@@ -144,7 +134,7 @@ def plot_differences(names, found, xlabel):
 def plot_protocols(results):
     """Accuracy by protocol: validation and test of the chosen epoch, and the best test accuracy, where it is known."""
     order = by_accuracy([r for r in results if r["seeds"][0]["test_max"] is not None])
-    figure, axes, _ = _rows(short_names(order).values(), "accuracy (%)")
+    figure, axes, _ = new_rows(short_names(order).values(), "accuracy (%)")
     look = {"test": {"color": VALIDATION, "marker": "o", "label": "test, epoch chosen on validation"},
             "test_max": OPEN | {"color": REPORTED, "label": "best on test of the saved epochs"},
             "validation": {"color": TRAINING, "marker": "|", "markeredgewidth": 2, "label": "validation"}}
@@ -214,12 +204,3 @@ def save_figures(result, runs_dir, folder):
         ("confusion", plot_confusion(result["test"]["confusion"], genres)),
     ):
         save_whole(folder / f"{name}_{kind}.png", partial(figure.savefig, format="png"))
-
-
-def save_intervals(results, path):
-    """Save a plot of accuracies with their intervals as a PNG file."""
-    tests = [r["test"] for r in results]
-    figure = plot_intervals([r["experiment"] for r in results], [t["accuracy"] for t in tests],
-                            [t["interval"] for t in tests], chance=1 / len(tests[0]["genres"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(path, partial(figure.savefig, format="png"))

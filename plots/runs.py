@@ -17,7 +17,7 @@ from plots.style import (
     VALIDATION,
     genre_colours,
     new_figure,
-    no_axis_line,
+    new_rows,
     styled,
 )
 
@@ -171,24 +171,20 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
     reported : list of float or None, optional, 0 to 1
         The published accuracy of each model, if there is one.
     """
-    figure, axes = new_figure(7.6, 0.36 * len(names) + 1.4)
-    right = axes.get_yaxis_transform()  # x from the left (0) to the right (1) of the axes, y in rows
+    figure, axes, write = new_rows(names, "accuracy (%)", 7.6, 0.36)
     for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
         ends = "" if format_interval(interval) == "–" else format_interval(interval)
         low, high = interval if ends else (mean, mean)
         axes.plot(100 * np.array([low, mean, high]), [row] * 3, "o-", color=VALIDATION, markevery=[1],
                   label=None if row else "measured, 95 % interval")
-        axes.text(1.02, row, f"{100 * mean:.1f}", transform=right, va="center")
-        axes.text(1.1, row, ends, transform=right, va="center", color="#606060", fontsize=9)
+        write(row, f"{100 * mean:.1f}")
+        write(row, ends, 1.1)
     published = [(100 * r, k) for k, r in enumerate(reported or []) if r is not None]
     if published:
         axes.plot(*zip(*published, strict=True), "D", color=REPORTED, markerfacecolor="none", linestyle="",
                   label="reported")
     if chance is not None:
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6))
-    no_axis_line(axes, "y")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
@@ -205,19 +201,17 @@ def plot_genre_accuracy(summary, chance=None):
     """
     rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
     colours = genre_colours(rows)
-    figure, axes = new_figure(7.0, 0.4 * len(rows) + 1.0)
-    right = axes.get_yaxis_transform()
+    figure, axes, write = new_rows([f"{genre} ({row['clips']})" for genre, row in rows.items()],
+                                   "clips recognised (%), line: 95 % interval", 7.0, 0.4)
+    axes.set_xlim(0, 100)
     for place, (genre, row) in enumerate(rows.items()):
         axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
         if None not in row["interval"]:
             axes.plot(100 * np.array(row["interval"]), [place, place], color=PLAIN, linewidth=1.2)
-        axes.text(1.02, place, f"{100 * row['accuracy']:.1f}", transform=right, va="center")
+        write(place, f"{100 * row['accuracy']:.1f}")
     if chance is not None:
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
         axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
-    axes.set_yticks(range(len(rows)), [f"{genre} ({row['clips']})" for genre, row in rows.items()])
-    axes.set(xlabel="clips recognised (%), line: 95 % interval", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
-    no_axis_line(axes, "y")
     return figure
 
 

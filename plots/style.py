@@ -59,6 +59,16 @@ def no_axis_line(axes, axis):
     axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
 
 
+def new_rows(names, xlabel, width=8.2, height=0.235):
+    """A figure with a row for each name, the first on top; its axes, and a function that writes beside a row."""
+    figure, axes = new_figure(width, height * len(names) + 1.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=xlabel, ylim=(len(names) - 0.4, -0.6))
+    no_axis_line(axes, "y")
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}   # x = 1 is their right end
+    return figure, axes, lambda row, text, x=1.02: axes.text(x, row, text, **beside)
+
+
 def genre_colours(genres):
     """The colour of each genre, the same in every figure and in any subset.
 

@@ -44,14 +44,12 @@ def load_predictions(path):
     path = Path(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False).astype({"track_id": int}).set_index("track_id")
+        if list(table.columns[:2]) != COLUMNS or len(table.columns) < 3 or not len(table) or table.index.has_duplicates:
+            raise ValueError("other columns than artist, genre and seeds, or a track twice")
     except FileNotFoundError as error:
         raise DataError(f"{path} not found: run the experiment again, which writes it") from error
     except (ValueError, KeyError, OverflowError, OSError) as error:
         raise DataError(f"{path} is not a table of predictions: delete it and run the experiment again") from error
-    if list(table.columns[:2]) != COLUMNS or len(table.columns) < 3 or not len(table):
-        raise DataError(f"{path} has other columns than {', '.join(COLUMNS)} and a seed: run the experiment again")
-    if table.index.has_duplicates:
-        raise DataError(f"{path} names a track twice: delete it and run the experiment again")
     return table
 
 
