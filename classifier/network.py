@@ -92,8 +92,7 @@ def load_classifier(path=DEFAULT):
             raise DataError(f"{path} is neither exported weights nor the folder of a run")
     try:
         config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
-        _require_audio_feature(path, config)
-        _require_usual_frames(path, config)
+        _require_predictable(path, config)
         network = _rebuild(config, weights, remedy)
         if path.is_dir():
             temperature = fit_temperature(*_log_probabilities(path, "validation"))
@@ -107,16 +106,6 @@ def load_classifier(path=DEFAULT):
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{named} is damaged, or does not match the weights ({reason}): {remedy}") from error
     return found
-
-
-def _require_usual_frames(path, config):
-    """An error unless the network was trained on clips, or chunks of clips, of the length that predict.py makes."""
-    from audio.transforms import FEATURES, N_FRAMES
-
-    frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
-    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of "
-                        f"{config['feature']}: train again on a cache of features.py")
 
 
 def _rebuild(config, weights, remedy):
@@ -150,12 +139,18 @@ def _beside(path, ending):
     return path.with_name(path.name + ending)
 
 
-def _require_audio_feature(path, config):
-    from audio.transforms import FEATURES
+def _require_predictable(path, config):
+    """An error unless predict.py can compute the feature from a file, in clips of the length in training."""
+    from audio.transforms import FEATURES, N_FRAMES
 
-    if config["feature"] not in FEATURES:
-        raise DataError(f"{path} needs {config['feature']}, which predict.py cannot compute from a file: choose a "
-                        f"network for one of {', '.join(FEATURES)}")
+    feature, frames = config["feature"], config["model"]["args"]["n_frames"]
+    if feature not in FEATURES:
+        raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for one "
+                        f"of {', '.join(FEATURES)}")
+    made = FEATURES[feature].get("frames_kept", N_FRAMES)
+    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
+        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {feature}: "
+                        "train again on a cache of features.py")
 
 
 def _load_tensors(path, network):
@@ -273,7 +268,7 @@ def export_run(run_dir, path):
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
-    _require_audio_feature(run_dir, config)
+    _require_predictable(run_dir, config)
     temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
     scores, labels = _log_probabilities(run_dir, "test")
     before, after = softmax(scores, 1), softmax(scores / temperature, 1)

@@ -116,12 +116,6 @@ def test_a_test_set_of_one_genre_has_no_area_and_seeds_may_lack_their_seconds(tm
     assert [cell.strip() for cell in text.splitlines()[2].split("|")[-3:-1]] == ["–"] * 2
 
 
-def test_a_ladder_of_no_network_is_named(tmp_path):
-    made_up("cqt_square", 0, 0.5, tmp_path / "ladder" / "some_track")
-    with pytest.raises(DataError, match="some_track/cqt_square.json is of no network of some's chunks"):
-        tables.marked_tables("<!-- ladder some cqt_square -->\n<!-- end -->", tmp_path)
-
-
 def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
     (tmp_path / "README.md").write_bytes(before := "Müller <!-- table emotify * -->\n<!-- end -->".encode("latin-1"))
     with pytest.raises(DataError, match="README.md, or a result in it, is not UTF-8"):
