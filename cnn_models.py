@@ -134,7 +134,7 @@ def last_pool_width(n_frames, last_pool=None):
     if last_pool is None:
         return left
     if not left // 2 < last_pool <= left:    # fewer leave two or more, more leave none
-        raise ValueError(f"last_pool={last_pool} does not reduce the {left} frames left of {n_frames} to one: "
+        raise ValueError(f"last_pool={last_pool} does not reduce the {left} left of {n_frames} frames to one: "
                          f"choose {left // 2 + 1} to {left}, or None to pool all")
     return last_pool
 

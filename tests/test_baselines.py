@@ -112,9 +112,9 @@ def test_a_track_without_a_number_is_left_out_and_counted(tiny, value):
 
 @pytest.mark.parametrize("damage, words", [
     (lambda path: path.write_text(""), "truncated"),
-    (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not laid out like FMA's"),
+    (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not in FMA's layout"),
     (lambda path: path.write_text("track_id,a,b\n" * 9), "must read feature, statistics, number, track_id"),
-    (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not laid out like FMA's"),
+    (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not in FMA's layout"),
     (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n"), "has track 97 twice"),
 ])
 def test_a_damaged_features_csv_is_named(tiny, damage, words):
@@ -161,7 +161,7 @@ def test_fewer_columns_stand_beside_all_of_them(tiny, fitted, tmp_path):
     assert both[0]["seeds"][0]["test"] == fitted[1]["SVC"]["seeds"][0]["test"] and both[1]["reported"] is None
     zcr = [k for k, column in enumerate(COLUMNS) if column[0] == "zcr"]
     features_csv(tiny, data.tracks.index, data.values[:, zcr], [COLUMNS[k] for k in zcr])
-    with pytest.raises(DataError, match="no column of mfcc40"):
+    with pytest.raises(DataError, match="no columns of mfcc40"):
         Statistics(tiny, only="mfcc40")
 
 
