@@ -78,6 +78,16 @@ def macro_auc(labels, probabilities):
     return float(areas[~np.isnan(areas)].mean()) if not np.isnan(areas).all() else float("nan")
 
 
+def largest_share(genres):
+    """Share of the largest genre among the clips, the accuracy of always predicting it: chance.
+
+    >>> largest_share({"Folk": {"clips": 30}, "Rock": {"clips": 10}})
+    0.75
+    """
+    clips = [genre["clips"] for genre in genres.values()]
+    return max(clips) / sum(clips)
+
+
 def _group_totals(values, groups):
     """Sum of the values in each group, and its number of clips; without groups, each clip is its own."""
     values = np.asarray(values, dtype=float)
@@ -261,14 +271,15 @@ def summarise(labels, probabilities, artists, genres):
     ----------
     labels : array of int, (clips,)
     probabilities : array, (clips, classes) or (seeds, clips, classes)
-    artists : array, (clips,)
+    artists : array, (clips,), or None
+        None if they are unknown: intervals are then over clips.
     genres : list of str, (classes,)
 
     Returns
     -------
     dict
-        ``clips``, ``artists``, ``seeds``: their numbers; ``accuracy`` and ``macro_auc``: means over seeds;
-        ``accuracy_sd`` and ``macro_auc_sd``: standard deviations over seeds, None with one seed;
+        ``clips``, ``artists``, ``seeds``: their numbers; ``accuracy``, ``macro_auc``, ``balanced_accuracy`` (mean
+        recall over genres) and ``macro_f1``: means over seeds; with ``_sd``: standard deviations, None with one seed;
         ``accuracy_per_seed``, ``macro_auc_per_seed``; ``interval``: 95 % interval of ``accuracy`` over
         artists; ``genres``: ``clips``, ``accuracy`` (recall), ``interval`` and ``auc`` of each;
         ``confusion``: counts summed over seeds, one row per true genre. None where there is no value.
@@ -282,29 +293,33 @@ def summarise(labels, probabilities, artists, genres):
     >>> summary["genres"]["Folk"]
     {'clips': 2, 'accuracy': 0.5, 'interval': [0.0, 1.0], 'auc': 0.75}
     """
-    from sklearn.metrics import confusion_matrix
+    from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
     labels, scores = _check(labels, probabilities)
-    artists = np.asarray(artists)
+    groups = np.arange(len(labels)) if artists is None else np.asarray(artists)
     if len(genres) != scores.shape[-1]:
         raise ValueError(f"{len(genres)} genres for probabilities of {scores.shape[-1]} classes")
     predictions = scores.argmax(-1)  # (seeds, clips)
     right = predictions == labels
     areas = np.array([genre_auc(labels, s) for s in scores])  # (seeds, classes)
     macro = [macro_auc(labels, s) for s in scores]
+    present = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}     # of genres that have clips
+    balanced, f1 = ([metric(labels, p, **present) for p in predictions] for metric in (recall_score, f1_score))
     per_genre = {}
     for k, genre in enumerate(genres):
         own, recall, interval = labels == k, float("nan"), (float("nan"),) * 2
         if own.any():
             recall = right[:, own].mean()
-            interval = bootstrap_interval(right[:, own].mean(0), artists[own])
+            interval = bootstrap_interval(right[:, own].mean(0), groups[own])
         per_genre[genre] = {"clips": int(own.sum()), "accuracy": _plain(recall), "interval": _plain(interval),
                             "auc": _plain(areas[:, k].mean())}
     return {
-        "clips": len(labels), "artists": len(np.unique(artists)), "seeds": len(scores),
+        "clips": len(labels), "artists": None if artists is None else len(np.unique(groups)), "seeds": len(scores),
         "accuracy": _plain(right.mean()), "accuracy_sd": _spread(right.mean(1)),
-        "interval": _plain(bootstrap_interval(right.mean(0), artists)),
+        "interval": _plain(bootstrap_interval(right.mean(0), groups)),
         "macro_auc": _plain(np.mean(macro)), "macro_auc_sd": _spread(macro),
+        "balanced_accuracy": _plain(np.mean(balanced)), "balanced_accuracy_sd": _spread(balanced),
+        "macro_f1": _plain(np.mean(f1)), "macro_f1_sd": _spread(f1),
         "accuracy_per_seed": _plain(right.mean(1)), "macro_auc_per_seed": _plain(macro),
         "genres": per_genre,
         "confusion": sum(confusion_matrix(labels, p, labels=range(len(genres))) for p in predictions).tolist(),

@@ -23,8 +23,18 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from fma import SPLITS, progress_bar
-from learning.runs import commit, is_finished, load_config, load_probabilities, save_probabilities, save_whole
-from study.result_files import accuracy, count_seeds, make_result, save_result
+from learning.folds import leaking_artists, take_fold
+from learning.runs import (
+    commit,
+    fold_runs,
+    is_finished,
+    load_config,
+    load_probabilities,
+    run_folder,
+    save_probabilities,
+    save_whole,
+)
+from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result, seed_line
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
@@ -126,7 +136,8 @@ def fit_seed(name, data, seed, run_dir, config):
                                        for split in SPLITS[1:]})
 
 
-def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True):
+def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True,
+                  folds=False):
     """Fit classifiers on the training clips and write their results.
 
     Parameters
@@ -142,6 +153,8 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
         ``<runs_dir>/<dataset>/baseline_<name>/seed<k>/`` holds each clip's scores. A run of the same classifier,
         columns and values is not repeated. With fewer columns, ``_<only>`` is appended to the name.
     progress : bool
+    folds : bool
+        Cross-validate by artist (learning/folds.py), with one classifier per seed and fold.
 
     Returns
     -------
@@ -153,39 +166,45 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     versions = {"python": platform.python_version(),
                 **{lib: importlib.metadata.version(lib) for lib in ("numpy", "scipy", "scikit-learn")}}
     common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
-              "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions,
-              "commit": commit()}
-    seeds = {name: range(_count_seeds(name, _result_path(results_dir, data, name), repeats)) for name in names}
-    runs = {}
-    for name in progress_bar(names, unit="classifier", delay=2, show=progress):      # no bar if all exist
-        folder = Path(runs_dir) / data.name / f"baseline_{name}{data.suffix}"
-        runs[name] = [folder / f"seed{seed}" for seed in seeds[name]]
-        for seed, run_dir in zip(seeds[name], runs[name], strict=True):
-            model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
-            fit_seed(name, data, seed, run_dir, {**common, "model": model, "training": {"seed": seed}})
+              "versions": versions, "commit": commit()}
+    paths = {name: Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json" for name in names}
+    seeds = {name: range(_count_seeds(name, paths[name], repeats, folds)) for name in names}
+    count, runs = take_fold(data, 0) if folds else 1, {name: [] for name in names}
+    for fold in range(count) if folds else [None]:
+        config = common | ({"fold": fold, "folds": take_fold(data, fold)} if folds else {})
+        config |= {"feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()},
+                   "leaks": leaking_artists(data, ["test"])}
+        for name in progress_bar(names, unit="classifier", delay=2, show=progress):  # no bar if all exist
+            for seed in seeds[name]:
+                run_dir = run_folder(runs_dir, data.name, paths[name].stem, seed, fold)
+                model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
+                fit_seed(name, data, seed, run_dir, {**config, "model": model, "training": {"seed": seed}})
+                runs[name] += [run_dir.parent if folds else run_dir] * (not fold)
     results = {name: _summarise(name, paths, data.suffix) for name, paths in runs.items()}
     for name, result in results.items():
-        save_result(_result_path(results_dir, data, name), result, [load_probabilities(run) for run in runs[name]])
+        save_result(paths[name], result, [load_probabilities(run) for run in runs[name]])
     return results, runs
 
 
-def _result_path(results_dir, data, name):
-    return Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json"
-
-
-def _count_seeds(name, path, repeats):
-    random = repr(CLASSIFIERS[name](0)) != repr(CLASSIFIERS[name](1))
-    return count_seeds(path, repeats) if random else 1
+def _count_seeds(name, path, repeats, folds):
+    """How many seeds to fit: one for a classifier that draws no random numbers."""
+    count = count_seeds(path, repeats, folds)
+    return count if repr(CLASSIFIERS[name](0)) != repr(CLASSIFIERS[name](1)) else 1
 
 
 def _summarise(name, runs, suffix):
     """The result of a classifier, for the same tables as the networks' results."""
-    tests, configs = [load_probabilities(run) for run in runs], [load_config(run) for run in runs]
-    seeds = [{"seed": config["training"]["seed"], "epoch": None, "epochs": None,
-              "validation": accuracy(load_probabilities(run, "validation")), "test": accuracy(test), "test_max": None,
-              "seconds": config["seconds"]} for run, config, test in zip(runs, configs, tests, strict=True)]
-    return make_result(f"baseline_{name}{suffix}", configs[0], seeds, tests, parameters=None,
-                       reported=None if suffix else REPORTED.get(name), commit=configs[0].get("commit"))
+    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
+    seeds = [seed_line(run, _outcome) for run in runs]
+    return make_result(f"baseline_{name}{suffix}", configs[0], seeds, [load_probabilities(run) for run in runs],
+                       parameters=None, reported=None if suffix else REPORTED.get(name),
+                       commit=configs[0].get("commit"), **over_folds(seeds, configs))
+
+
+def _outcome(run):
+    """Accuracies and time of one run, as `result_files.seed_line` takes them."""
+    right = {split: accuracy_of(load_probabilities(run, split)) for split in SPLITS[1:]}
+    return {"epoch": None, "epochs": None, **right, "test_max": None, "seconds": load_config(run)["seconds"]}
 
 
 def tsne_map(values, seed=0):

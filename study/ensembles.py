@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from learning.runs import commit, load_config, load_probabilities
-from study.result_files import accuracy, count_seeds, make_result, save_result
+from study.result_files import accuracy_of, count_seeds, make_result, save_result
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
@@ -124,8 +124,8 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
     for seed in range(count_seeds(path, repeats)):
         w, said = join_runs([_seed_of(folder, seed) for folder in folders])
         weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
-        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": accuracy(said["validation"]),
-                      "test": accuracy(said["test"]), "test_max": None, "seconds": None})
+        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": accuracy_of(said["validation"]),
+                      "test": accuracy_of(said["test"]), "test_max": None, "seconds": None})
         tests.append(said["test"])
     configs = {folder.name: load_config(_seed_of(folder, 0)) for folder in folders}
     config = configs[folders[0].name] | {

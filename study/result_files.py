@@ -6,8 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import summarise
-from fma import DataError
-from learning.runs import load_config, load_history, load_probabilities, save_whole, selected
+from fma import SPLITS, DataError
+from learning.runs import (
+    fold_runs,
+    known_artists,
+    load_config,
+    load_history,
+    load_probabilities,
+    run_folder,
+    save_whole,
+    selected,
+)
 from study.predictions import prediction_table
 from study.rows import EXPERIMENTS
 
@@ -31,8 +40,8 @@ def _is_result(result):
     kinds = {str: [result["experiment"], result["dataset"], config["feature"], config["model"]["class"]],
              dict: [config["model"]["args"], config["feature_parameters"], config["training"], test["genres"]],
              list: [seeds, test["confusion"], test["interval"]],
-             int: [test["clips"], test["artists"], test["seeds"], *(seed["seed"] for seed in seeds)],
-             int | None: [result["parameters"], *(seed["epoch"] for seed in seeds)],
+             int: [test["clips"], test["seeds"], *(seed["seed"] for seed in seeds)],
+             int | None: [result["parameters"], test["artists"], *(seed["epoch"] for seed in seeds)],
              int | float | None: [seed["seconds"] for seed in seeds]}
     shares = [test["accuracy"], *(seed[split] for seed in seeds for split in ("validation", "test"))]
     optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds)]
@@ -41,16 +50,23 @@ def _is_result(result):
                 all(isinstance(value, kind) for kind, values in kinds.items() for value in values))
 
 
-def count_seeds(path, repeats=None):
+def count_seeds(path, repeats=None, folds=False):
     """How many seeds to run: ``repeats``, by default as many as the result in the file has, else one.
 
-    A DataError if the result there has more seeds than ``repeats``, because they would be lost.
+    A DataError if that result has more seeds than ``repeats``, or another protocol, because it would be lost.
     """
     result = read_result(path)
+    if result and bool(result.get("folds")) != folds:
+        raise DataError(f"{path} holds {other_protocol(folds)}: pass another --results-dir, or delete it")
     there = len(result["seeds"]) if result else 1
     if repeats and repeats < there:
         raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
     return repeats or there
+
+
+def other_protocol(folds):
+    """Name of an existing result's protocol, if it is the other than `folds` says."""
+    return "a result on the split of tracks.csv" if folds else "a cross-validated result"
 
 
 def save_table(results_dir, dataset, name, table):
@@ -108,8 +124,8 @@ def count_parameters(name, args):
     return sum(p.numel() for p in MODELS[name](**args).parameters() if p.requires_grad)
 
 
-def accuracy(said):
-    """Accuracy of a run on one split, from what `runs.load_probabilities` gives."""
+def accuracy_of(said):
+    """Accuracy of a run on one split, from the output of `runs.load_probabilities`."""
     return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
 
 
@@ -120,9 +136,9 @@ def make_result(name, config, seeds, tests, **more):
     ----------
     name : str
     config : dict
-        Of one of its runs.
+        Config of one of its runs.
     seeds : list of dict
-        For each run its seed, epochs, accuracies and seconds.
+        From `seed_line`.
     tests : list of dict
         As `runs.load_probabilities` gives them, one for each run, of the same clips.
     **more
@@ -133,8 +149,9 @@ def make_result(name, config, seeds, tests, **more):
     result : dict
         The content of ``results/<dataset>/<name>.json``; ``test`` is what `evaluation.summarise` returns.
     """
-    summary = summarise(tests[0]["labels"], np.stack([test["probabilities"] for test in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
+    one = tests[0]
+    summary = summarise(one["labels"], np.stack([test["probabilities"] for test in tests]), known_artists(one),
+                        one["genres"].tolist())
     return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
             "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
             "device": config["device"], "versions": config["versions"], **more}
@@ -147,7 +164,7 @@ def summarise_runs(name, runs):
     ----------
     name : str
     runs : list of Path
-        Finished runs on the same clips, one for each seed.
+        Finished runs on the same clips, one for each seed; if cross-validated, the folders with the runs of all folds.
 
     Returns
     -------
@@ -155,22 +172,89 @@ def summarise_runs(name, runs):
         As `make_result` gives it. Of each seed: the chosen epoch, the accuracies of that epoch on validation and test,
         and ``test_max``, the best test accuracy, where test was evaluated during training.
     """
-    tests, configs = [load_probabilities(run) for run in runs], [load_config(run) for run in runs]
+    tests = [load_probabilities(run) for run in runs]
+    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
     if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
         raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
     data = [each["data"] for each in configs if each.get("data")]       # older runs did not record it
     if any(each != data[0] for each in data):
         raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
-    seeds = []
-    for config, test, history in zip(configs, tests, map(load_history, runs), strict=True):
-        best, watched = selected(history), [e["test_accuracy"] for e in history if "test_accuracy" in e]
-        seeds.append({
-            "seed": config["training"]["seed"], "epoch": best["epoch"], "epochs": len(history),
-            "validation": round(best["validation_accuracy"], 6), "test": accuracy(test),
-            "test_max": round(max(watched), 6) if watched else None,
-            "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-        })
-    model = configs[0]["model"]
+    seeds, model = [seed_line(run, _network_outcome) for run in runs], configs[0]["model"]
+    commits = sorted({each["commit"] for each in configs if each.get("commit")})
     return make_result(name, configs[0], seeds, tests, parameters=count_parameters(model["class"], model["args"]),
-                       data=data[0] if data else None,
-                       commit=", ".join(sorted({each["commit"] for each in configs if each.get("commit")})) or None)
+                       data=data[0] if data else None, commit=", ".join(commits) or None, **over_folds(seeds, configs))
+
+
+def _network_outcome(run):
+    """Epochs, accuracies and time of one run, as `seed_line` takes them."""
+    history, test = load_history(run), load_probabilities(run)
+    best, watched = selected(history), [epoch["test_accuracy"] for epoch in history if "test_accuracy" in epoch]
+    return {"epoch": best["epoch"], "epochs": len(history), "validation": round(best["validation_accuracy"], 6),
+            "test": accuracy_of(test), "test_max": round(max(watched), 6) if watched else None,
+            "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
+
+
+def seed_folders(result, runs_dir):
+    """The runs of a result: list of Path, one for each seed."""
+    folders = [run_folder(runs_dir, result["dataset"], result["experiment"], seed["seed"],
+                          0 if result.get("folds") else None) for seed in result["seeds"]]
+    return [folder.parent if result.get("folds") else folder for folder in folders]
+
+
+def seed_line(run, outcome):
+    """The entry of a seed in a result.
+
+    Parameters
+    ----------
+    run : Path
+        A finished run, or the folder with the runs of all folds.
+    outcome : function of a Path
+        Returns epoch, epochs, validation, test, test_max and seconds of a single run.
+
+    Returns
+    -------
+    dict
+        With folds, accuracies are over the clips of all folds, each validated and tested once, the epoch is the
+        median, and ``folds`` holds the entry of each.
+    """
+    parts = fold_runs(run)
+    seed = load_config((parts or [run])[0])["training"]["seed"]
+    if not parts:
+        return {"seed": seed, **outcome(run)}
+    folds = [{"fold": k, **outcome(part)} for k, part in enumerate(parts)]
+    clips = {split: [len(load_probabilities(part, split)["labels"]) for part in parts] for split in SPLITS[1:]}
+
+    def over(what, count, **how):
+        values = [fold[what] for fold in folds]
+        return None if None in values else round(float(count(values, **how)), 6)
+
+    epoch, epochs = over("epoch", np.median), over("epochs", max)
+    return {"seed": seed, "epoch": epoch and int(epoch), "epochs": epochs and int(epochs),
+            "validation": over("validation", np.average, weights=clips["validation"]),
+            "test": over("test", np.average, weights=clips["test"]),
+            "test_max": over("test_max", np.average, weights=clips["test"]),
+            "seconds": over("seconds", sum), "folds": folds}
+
+
+def over_folds(seeds, configs):
+    """Entries of a result that describe folds and leaking artists.
+
+    Parameters
+    ----------
+    seeds : list of dict
+        From `seed_line`.
+    configs : list of dict
+        Of all runs.
+
+    Returns
+    -------
+    dict
+        With folds, ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard
+        deviation over folds, ``test_sd``. If artists are in both training and test, their number as ``leaks``.
+    """
+    found, leaks = {}, {artist for config in configs for artist in config.get("leaks", [])}
+    if "folds" in seeds[0]:
+        tests = np.mean([[fold["test"] for fold in seed["folds"]] for seed in seeds], axis=0)
+        found["folds"] = {"count": len(tests), "test": tests.round(6).tolist(),
+                          "test_sd": round(float(tests.std(ddof=1)), 6)}
+    return found | ({"leaks": len(leaks)} if leaks else {})
