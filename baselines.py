@@ -3,6 +3,7 @@
     python baselines.py                         # all twelve, on fma_metadata/features.csv if it exists
     python baselines.py SVC LDA --data-dir data/emotify --repeats 3
     python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, results under a name of their own
+    python baselines.py SVC LDA --data-dir data/allmusic --folds    # cross-validated by artist
     python baselines.py SVC --features mel128 vggish                # statistics of cached features instead
 
 The statistics are FMA's features.csv, or if there is none, those that ``features.py --statistics`` computes. Results

@@ -29,24 +29,26 @@ def read_result(path):
             return result
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise DataError(f"{path} is damaged: delete it and run the experiment again")
 
 
 def _is_result(result):
     """Whether a result has everything that tables and notebooks read, and its accuracies lie between 0 and 1."""
-    config, test, seeds, (low, high) = result["config"], result["test"], result["seeds"], result["test"]["interval"]
+    config, test, seeds = result["config"], result["test"], result["seeds"]
+    genres, (low, high) = list(test["genres"].values()), test["interval"]
     kinds = {str: [result["experiment"], result["dataset"], config["feature"], config["model"]["class"]],
              dict: [config["model"]["args"], config["feature_parameters"], config["training"], test["genres"]],
              list: [seeds, test["confusion"], test["interval"]],
-             int: [test["clips"], test["seeds"], *(seed["seed"] for seed in seeds)],
+             int: [test["clips"], test["seeds"], *(each["clips"] for each in genres), *(seed["seed"] for seed in seeds)],
              int | None: [result["parameters"], test["artists"], *(seed["epoch"] for seed in seeds)],
              int | float | None: [seed["seconds"] for seed in seeds]}
     shares = [test["accuracy"], *(seed[split] for seed in seeds for split in ("validation", "test"))]
-    optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds)]
+    optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds),
+                *(each["accuracy"] for each in genres)]
     shares += [share for share in optional if share is not None]
-    return bool(seeds and test["genres"] and all(0 <= share <= 1 for share in shares) and
+    return bool(seeds and genres and all(0 <= share <= 1 for share in shares) and
                 all(isinstance(value, kind) for kind, values in kinds.items() for value in values))
 
 
@@ -251,6 +253,7 @@ def over_folds(seeds, configs):
     dict
         With folds, ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard
         deviation over folds, ``test_sd``. If artists are in both training and test, their number as ``leaks``.
+        (An AUC over all clips compares scores of several networks, which lowers it.)
     """
     found, leaks = {}, {artist for config in configs for artist in config.get("leaks", [])}
     if "folds" in seeds[0]:
