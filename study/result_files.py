@@ -41,12 +41,12 @@ def _is_result(result):
     kinds = {str: [result["experiment"], result["dataset"], config["feature"], config["model"]["class"]],
              dict: [config["model"]["args"], config["feature_parameters"], config["training"], test["genres"]],
              list: [seeds, test["confusion"], test["interval"]],
-             int: [test["clips"], test["seeds"], *(each["clips"] for each in genres), *(seed["seed"] for seed in seeds)],
+             int: [test["clips"], test["seeds"], *(genre["clips"] for genre in genres), *(s["seed"] for s in seeds)],
              int | None: [result["parameters"], test["artists"], *(seed["epoch"] for seed in seeds)],
              int | float | None: [seed["seconds"] for seed in seeds]}
     shares = [test["accuracy"], *(seed[split] for seed in seeds for split in ("validation", "test"))]
     optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds),
-                *(each["accuracy"] for each in genres)]
+                *(genre["accuracy"] for genre in genres)]
     shares += [share for share in optional if share is not None]
     return bool(seeds and genres and all(0 <= share <= 1 for share in shares) and
                 all(isinstance(value, kind) for kind, values in kinds.items() for value in values))
