@@ -6,8 +6,8 @@ In the README a table stands between two comments, of which the first says what 
     <!-- end -->
 
 and ``python experiments.py table --readme README.md`` writes it anew from ``results/``. Instead of ``table``, the rows
-of the study, there is ``ablations fma_small mel128_*``, those with one thing changed, and ``ladder fma_small
-mel128_square``, splits that leak.
+of the study, there is ``study emotify``, the study's own table of features and networks, ``ablations fma_small
+mel128_*``, rows with one thing changed, and ``ladder fma_small mel128_square``, splits that leak.
 """
 
 import re
@@ -21,17 +21,19 @@ from fma import DataError
 from learning.runs import save_whole
 from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result
-from study.rows import EXPERIMENTS, TITLES
+from study.rows import CNNS, EXPERIMENTS, TITLES
 
-MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
+MARKED = re.compile(r"(<!-- (study|table|ablations|ladder) (\S+)(?: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 
 
 
 
+
+
+STUDY_FEATURES = {"chroma_cqt": "Chroma CQT", "chroma_cens": "Chroma CENS", "chroma_stft": "Chroma STFT",
+                  "mel_stft": "Mel STFT", "cqt": "CQT"}      # in the order of the study's table
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first
 
 
@@ -69,6 +71,31 @@ def results_table(results, seconds=False):
         if any(figure and r["experiment"].startswith("baseline_") for figure, r in zip(reported, results, strict=True)):
             notes.append("The original's baselines: all 518 statistics, a random split with artists on both sides.")
     return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}"
+
+
+def study_table(results):
+    """The study's own table as Markdown: features by networks, each accuracy beside the one that the study reports.
+
+    Parameters
+    ----------
+    results : list of dict
+        Of one data set; what is not among them is a dash.
+    """
+    there = {r["experiment"]: r for r in results}
+    rows, shown = [], []
+    for feature, title in STUDY_FEATURES.items():
+        names = [f"{feature}_{short}" for short in CNNS]
+        shown += [there[name] for name in names if name in there]
+        both = [(format_accuracy(there[name]["test"]) if name in there else None, EXPERIMENTS[name]["reported"])
+                for name in names]
+        rows.append([title, *(cell for pair in both for cell in pair)])
+    if not shown:
+        raise DataError("none of the study's CNNs is among the results: python experiments.py run cqt_square")
+    columns = ["test accuracy %", *(cell for model in CNNS.values() for cell in (model, "study"))]
+    note = (f"{measured_on(shown).replace(', interval over artists', '')} Chance is "
+            f"{100 / len(shown[0]['test']['genres']):.1f} %. The study: FMA-small (chance 12.5 %), the best test "
+            "accuracy over saved epochs.")
+    return f"{format_table(rows, columns)}\n\n{note}"
 
 
 def measured_on(results):
@@ -205,8 +232,8 @@ def marked_tables(text, results_dir="results"):
     ----------
     text : str
         With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; a name may hold ``*``. For ``table``
-        these are rows of the study and baselines, for ``ablations`` the rows with one thing changed, and ``ladder``
-        takes the name of one experiment.
+        these are rows of the study and baselines, for ``ablations`` the rows with one thing changed, ``ladder`` takes
+        the name of one experiment, and ``study`` none.
     results_dir : path-like
 
     Returns
@@ -215,6 +242,10 @@ def marked_tables(text, results_dir="results"):
     """
     def write(match):
         begin, kind, dataset, names, end = match.groups()
+        if kind == "study":
+            return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
+        if not names:
+            raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
         if kind == "ladder":
             return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
         chosen = [r for r in load_results(Path(results_dir) / dataset)
