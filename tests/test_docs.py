@@ -14,6 +14,7 @@ from images import make
 TEXTS = sorted(str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "notebooks/*.md", "weights/*.md",
                                                            "notebooks/*.ipynb") for path in ROOT.glob(pattern))
 LINK = re.compile(r"\]\(([^()\s]*(?:\([^()]*\)[^()\s]*)*)\)")        # also of a picture within a link
+HTML_LINK = re.compile(r'(?:href|src)="([^"]*)"')
 
 
 def text(name):
@@ -32,7 +33,7 @@ def anchors(name):
 
 
 def links(name):
-    return LINK.findall(text(name))
+    return LINK.findall(text(name)) + HTML_LINK.findall(text(name))
 
 
 def test_the_readme_can_be_read_to_the_end():
