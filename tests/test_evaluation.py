@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 import evaluation as ev
+from study import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 GENRES = ["Electronic", "Folk", "Hip-Hop", "Rock"]
@@ -108,7 +109,7 @@ def test_confusion_rows_are_true_genres():
     (lambda: ev.holm([0.1, np.nan]), "from 0 to 1"),
     (lambda: ev.summarise([0, 1], np.eye(2), None, ["Rock"]), "1 genres for probabilities of 2 classes"),
     (lambda: ev.summarise([0, 1], np.eye(2), [1], ["Folk", "Rock"]), "artists"),
-    (lambda: ev.format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
+    (lambda: tables.format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
 ])
 def test_errors_say_what_is_wrong_in_a_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -268,9 +269,9 @@ def test_summary_of_a_run_is_that_of_one_seed():
 
 def test_table_lines_up_and_is_markdown():
     rows = [["CNN | wide", "45.5 ± 0.4", None, 0.5], ["B", "**51.1**", "42.1 – 48.9", 12]]
-    table = ev.format_table(rows, ["network", "test", "interval", "p"])
+    table = tables.format_table(rows, ["network", "test", "interval", "p"])
     lines = table.split("\n")
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "|:------------|-----------:|------------:|----:|"
     assert r"CNN \| wide" in lines[2] and "| 45.5 ± 0.4 |           – | 0.5 |" in lines[2]
-    assert ev.format_table([], ["a", "b"]).count("\n") == 1
+    assert tables.format_table([], ["a", "b"]).count("\n") == 1
