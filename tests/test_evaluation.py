@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,11 @@ def test_summary_of_several_seeds():
     assert confusion.sum() == 600
     recall = confusion.diagonal() / confusion.sum(1)
     assert [summary["genres"][g]["accuracy"] for g in GENRES] == pytest.approx(recall, abs=1e-6)
+    for figure, of in (("balanced_accuracy", metrics.balanced_accuracy_score),
+                       ("macro_f1", partial(metrics.f1_score, average="macro"))):
+        oracle = [of(labels, p.argmax(-1)) for p in probabilities]
+        assert summary[figure] == pytest.approx(np.mean(oracle), abs=1e-6)
+        assert summary[f"{figure}_sd"] == pytest.approx(np.std(oracle, ddof=1), abs=1e-6)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -264,7 +270,7 @@ def test_summary_of_a_run_is_that_of_one_seed():
     labels, probabilities, artists = fake()
     one = ev.summarise(labels, probabilities, artists, GENRES)
     assert one == ev.summarise(labels, probabilities[None], artists, GENRES)
-    assert ev.summarise(labels, probabilities, None, GENRES)["artists"] == len(labels)
+    assert ev.summarise(labels, probabilities, None, GENRES)["artists"] is None
 
 
 def test_table_lines_up_and_is_markdown():
