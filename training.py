@@ -31,7 +31,7 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import JointDataset, open_dataset
 from evaluation import bootstrap_interval, format_interval
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
+from fma import SUBSETS, DataError, find_data, progress_bar, run_command
 from fusion_models import Dense, Fusion
 from learning import runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
@@ -46,7 +46,7 @@ from learning.devices import (
     share_statistics,
     world,
 )
-from learning.folds import leaking_artists, take_fold
+from learning.folds import call_out_leaks, leaking_artists, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
@@ -246,7 +246,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     fold : int, optional
         The fold that is tested, see learning/folds.py; by default the split of tracks.csv.
     dataset : FeatureDataset or JointDataset, optional
-        The row's, as it was opened for an earlier run; its split and normalisation change.
+        That of an earlier run on the same row; its split and normalisation change.
 
     Returns
     -------
@@ -274,8 +274,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if settings.pitch_copies and fold is not None:
         raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
     if settings.batch_size < 2 * world()[1]:
-        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: each "
-                        "needs two clips")
+        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: "
+                        "each needs two clips")
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -298,13 +298,11 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         config["pitch_shifts"] = pitch_shifts(dataset)
     config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
                "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    noted = {"fold": fold, "folds": folds, "leaks": leaking_artists(dataset, ["test"]) or None}
-    config |= {key: value for key, value in noted.items() if value is not None}
+    config |= {"fold": fold, "folds": folds} if folds else {}
+    config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     config["model"]["fingerprint"] = fingerprint(model)
-    leaks = leaking_artists(dataset)
-    if leaks and progress and world()[0] == 0:
-        print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
-              "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
+    if progress and world()[0] == 0:
+        call_out_leaks(dataset)
     with runs.lock(run_dir, write=world()[0] == 0):
         runs.start_run(run_dir, config, write=world()[0] == 0)
         return run_dir, fit(model, dataset, settings, run_dir, progress)

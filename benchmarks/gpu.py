@@ -114,17 +114,13 @@ def beside(network, device_name, batch, precision, clips, size, seconds):
 def cases(networks, cuda):
     """What is measured, the most wanted first: (network, loop, batch, precision, graph, compiled)."""
     graphs = (False, True) if cuda else (False,)
-    for batch in BATCHES:
-        for network in networks:
-            if batch == BATCHES[0]:
-                yield network, "original", batch, "float32", False, False
-            for precision in PRECISIONS:
-                for graph in graphs:
-                    yield network, "ours", batch, precision, graph, False
     for network in networks:
-        if network in COMPILED:
-            yield network, "ours", BATCHES[0], "bfloat16", False, True
+        yield network, "original", BATCHES[0], "float32", False, False
+        yield from ((network, "ours", BATCHES[0], precision, graph, False) for precision in PRECISIONS for graph in graphs)
     yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
+    yield from ((network, "ours", BATCHES[0], "bfloat16", False, True) for network in networks if network in COMPILED)
+    yield from ((network, "ours", batch, precision, graph, False) for batch in BATCHES[1:] for network in networks
+                for precision in PRECISIONS for graph in graphs)
 
 
 def measure(case, dataset, seconds):
@@ -227,9 +223,9 @@ def main(argv=None):
             text = json.dumps({"about": about, "bounds": bounds, "rows": rows, "not_measured": failed}, indent=1)
             save_whole(args.json, lambda path: path.write_text(text, encoding="utf-8"))
 
+    keep("six features", lambda: features_row(device, 64 if cuda else 2))
     for case in cases(args.network, cuda):
         keep(" ".join(map(str, case)), lambda case=case: measure(case, dataset, args.seconds))
-    keep("six features", lambda: features_row(device, 64 if cuda else 2))
     print(f"\n{table(rows, bounds)}\n\n{about}")
     hours = study_hours(rows)
     print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "

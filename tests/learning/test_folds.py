@@ -200,9 +200,10 @@ def test_a_balanced_loss_gives_every_genre_the_same_say(unequal):
     x, y = dataset.batch(rows)
     each = nn.functional.cross_entropy(model(x), y, reduction="none").detach()
     by_genre = torch.stack([each[y == k].mean() for k in range(4)]).mean()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.0), steps.gradient_scaler("float32", dataset.device)
     for balance, mean in ((True, by_genre), (False, each.mean())):
-        loss, _ = steps.learn(model, dataset, optimizer, Training(balance=balance, precision="float32"), None, rows, 16)
+        settings = Training(balance=balance, precision="float32")
+        loss, _ = steps.learn(model, dataset, optimizer, scaler, settings, None, rows, 16)
         assert loss / 16 == pytest.approx(float(mean), rel=1e-5)
 
 
