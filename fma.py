@@ -21,6 +21,10 @@ from pathlib import Path
 
 import pandas as pd
 
+# OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
+# is several times faster (docs/speed.md). It is read when torch is imported, and commands import this module first.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each holds all tracks of those before it
 FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
