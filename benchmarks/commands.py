@@ -2,7 +2,7 @@
 
     python benchmarks/commands.py
 
-benchmarks/README.md explains the tables.
+docs/speed.md explains the tables.
 """
 
 import argparse

@@ -6,8 +6,8 @@ In the README a table is between two comments; the first names its content,
     <!-- end -->
 
 and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
-of the study) there are ``ablations fma_small mel128_*`` (with one thing changed) and ``ladder fma_small mel128_square``
-(splits that leak).
+of the study) there are ``study emotify`` (the study's own table of features and networks), ``ablations fma_small
+mel128_*`` (with one thing changed) and ``ladder fma_small mel128_square`` (splits that leak).
 """
 
 import re
@@ -22,11 +22,11 @@ from learning.folds import leak_warning
 from learning.runs import save_whole
 from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result
-from study.rows import EXPERIMENTS, TITLES
+from study.rows import CNNS, EXPERIMENTS, TITLES
 
-MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
+MARKED = re.compile(r"(<!-- (study|table|ablations|ladder) (\S+)(?: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDY_FEATURES = {"chroma_cqt": "Chroma CQT", "chroma_cens": "Chroma CENS", "chroma_stft": "Chroma STFT",
+                  "mel_stft": "Mel STFT", "cqt": "CQT"}      # in the order of the study's table
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first
 
 
@@ -104,6 +104,31 @@ def leak_note(results):
     """A paragraph that warns of artists in both training and test, if there are any."""
     most = max(r.get("leaks", 0) for r in results)
     return f"\n\n{leak_warning(most)}" if most else ""
+
+
+def study_table(results):
+    """The study's own table as Markdown: features by networks, each accuracy beside the one that the study reports.
+
+    Parameters
+    ----------
+    results : list of dict
+        Of one data set; what is not among them is a dash.
+    """
+    there = {r["experiment"]: r for r in results}
+    rows, shown = [], []
+    for feature, title in STUDY_FEATURES.items():
+        rows.append([title])
+        for name in (f"{feature}_{short}" for short in CNNS):
+            shown += [there[name]] if name in there else []
+            ours = format_accuracy(there[name]["test"]) if name in there else None
+            rows[-1] += [ours, EXPERIMENTS[name]["reported"]]
+    if not shown:
+        raise DataError("none of the study's CNNs is among the results: python experiments.py run cqt_square")
+    columns = ["test accuracy %", *(cell for model in CNNS.values() for cell in (model, "study"))]
+    measured = re.sub(", interval over [^.]+", "", measured_on(shown))
+    chance = f"{100 * largest_share(shown[0]['test']['genres']):.1f} %"
+    return (f"{format_table(rows, columns)}\n\n{measured} Chance is {chance}. The study: FMA-small (chance 12.5 %), "
+            f"the best test accuracy over saved epochs.{leak_note(shown)}")
 
 
 def measured_on(results):
@@ -233,8 +258,8 @@ def marked_tables(text, results_dir="results"):
     ----------
     text : str
         With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; names may contain ``*``. ``table``
-        takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, and ``ladder``
-        the name of one experiment.
+        takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, ``ladder`` the
+        name of one experiment, and ``study`` none.
     results_dir : path-like
 
     Returns
@@ -243,6 +268,10 @@ def marked_tables(text, results_dir="results"):
     """
     def write(match):
         begin, kind, dataset, names, end = match.groups()
+        if kind == "study":
+            return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
+        if not names:
+            raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
         if kind == "ladder":
             return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
         chosen = [r for r in load_results(Path(results_dir) / dataset)

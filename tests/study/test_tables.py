@@ -8,10 +8,11 @@ from conftest import ROOT
 from synthetic import made_up
 
 import experiments
+from evaluation import format_accuracy
 from fma import DataError, run_command
 from study import result_files, tables
 
-MARKED = ["README.md", "benchmarks/README.md", "notebooks/README.md"]
+MARKED = ["README.md", "docs/results.md"]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,21 @@ def test_committed_tables_are_up_to_date(name):
         f"run: python experiments.py table --readme {name}"
 
 
-def test_readme_holds_tables_of_both_data_sets():
-    found = re.findall(r"<!-- table (\S+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_tables_of_both_data_sets_are_shown():
+    found = re.findall(r"<!-- table (\S+)", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
     assert {"fma_small", "emotify"} <= set(found)
+    assert "<!-- study " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_s_table_has_its_figures_beside_ours(results):
+    text = tables.marked_tables("<!-- study emotify -->\n<!-- end -->", results)
+    rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()
+                                        if line.startswith("|"))}
+    square = json.loads((results / "emotify" / "cqt_square.json").read_text(encoding="utf-8"))["test"]
+    assert rows["CQT"][1::2] == ["45.5", "39.3", "43.1"]
+    assert rows["Chroma CENS"] == ["–", "31.6", "–", "28.4", "–", "29.9"]
+    assert rows["CQT"][0] == "–" and rows["CQT"][4] == format_accuracy(square)
+    assert "80 test clips of 28 artists" in text and "Chance is 25.0 %" in text
 
 
 def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
@@ -53,6 +66,7 @@ def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("<!-- table emotify mel_* -->\n<!-- end -->", "has no result named mel_"),
     ("<!-- table emotiv cqt_* -->\n<!-- end -->", "no results in .*emotiv"),
+    ("<!-- table emotify -->\n<!-- end -->", "names no experiment"),
 ])
 def test_a_mark_without_results_is_one_line(results, text, message):
     with pytest.raises(DataError, match=message) as error:
