@@ -36,7 +36,8 @@ from audio.cache import (
     read_status,
 )
 from audio.clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
-from audio.cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
+from audio.cluster import WAIT, connect
+from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
 from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
@@ -73,8 +74,7 @@ def _results(rows, workers, setup, work=process_row, client=None):
     if client:
         compile_for_all(partial, lambda: _compile(tuple(infos)))
         versions = next(iter(infos.values()))["versions"]
-        done = on_workers(client, rows, work, limit, start_worker, setup, versions,
-                          [Path(data_dir) / f"fma_{subset}", partial])
+        done = client(rows, work, limit, start_worker, setup, versions, [Path(data_dir) / f"fma_{subset}", partial])
     else:
         if workers > 1:
             _compile(tuple(infos))
@@ -99,7 +99,7 @@ def _results_on(device, rows, workers, setup):
 
 
 def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True,
-               device=None, scheduler=None, shard=None):
+               device=None, scheduler=None, shard=None, wait_for_workers=WAIT):
     """Compute features of every clip of a collection; what the cache has already is kept.
 
     Parameters
@@ -121,6 +121,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         Address of a Dask scheduler, whose workers compute it in place of processes.
     shard : (int, int), optional
         Which part of how many to compute: (1, 4) is every fourth clip. Whoever ends last gives the arrays their names.
+    wait_for_workers : float
+        Seconds to wait for a worker of the scheduler when there is none, at the start or later.
 
     Returns
     -------
@@ -153,7 +155,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         with hold_shard(partial, shard):
             _fill(*run, shard=shard)
     try:
-        with connect(scheduler) as client, lock(partial):
+        with connect(scheduler, wait_for_workers) as client, lock(partial):
             return _fill(*run, client=client, join=bool(shard))
     except InUse:
         if shard:
@@ -227,11 +229,16 @@ def main(argv=None):
     parser.add_argument("--scheduler", metavar="TCP://HOST:PORT",
                         help="a Dask scheduler whose workers compute them, on machines that see the data folder: "
                              "docs/scale.md says how")
+    parser.add_argument("--wait-for-workers", type=int, default=WAIT, metavar="SECONDS",
+                        help="how long to wait when the scheduler has no worker, at the start or later (default: "
+                             "%(default)s)")
     parser.add_argument("--shard", metavar="I/N",
                         help="compute every Nth clip: one process for 1/N, another for 2/N, ..., on such machines")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error("--workers must be at least 1")
+    if args.wait_for_workers < 0:
+        parser.error("--wait-for-workers must be at least 0")
     if len(set(args.pitch_shift)) < len(args.pitch_shift):
         parser.error("--pitch-shift names a shift twice")
     if args.pitch_shift and args.statistics and not args.features:
@@ -252,7 +259,7 @@ def main(argv=None):
     copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
     names += ["statistics"] * args.statistics + copies
     index = fill_cache(data_dir, names, args.subset, args.features_dir, args.workers, device=device,
-                       scheduler=args.scheduler, shard=shard)
+                       scheduler=args.scheduler, shard=shard, wait_for_workers=args.wait_for_workers)
     if index is None:
         print(f"{args.features_dir or data_dir / 'features'}: shard {args.shard} is done, others are not; the last one "
               "to end gives the arrays their names, or features.py without --shard")
