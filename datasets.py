@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audio.cache import load_index, open_feature
+from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
 
@@ -49,7 +49,7 @@ class FeatureDataset:
     labels : Tensor, shape (tracks,), int64
         -1 where the genre is unknown.
     rows : dict of str to ndarray
-        Split to rows that are of status ok and have a genre.
+        Split to rows that are of status ok or padded and have a genre.
     shape : tuple
         (bins, frames).
     info : dict
@@ -83,7 +83,7 @@ class FeatureDataset:
         self.tracks = tracks.loc[index["track_id"]].assign(status=index["status"].to_numpy())
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes
-        usable = (self.tracks["status"] == "ok").to_numpy() & (labels >= 0)
+        usable = self.tracks["status"].isin(USABLE).to_numpy() & (labels >= 0)
         self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
         empty = [genre for k, genre in enumerate(self.genres) if not (labels[self.rows["training"]] == k).any()]
         if empty or not self.genres:

@@ -30,15 +30,38 @@ ALL = tuple(FEATURES)
 # ---------------------------------------------------------------- one file
 
 
-def test_a_clip_is_short_just_below_640_frames(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 0.1, 639 * 1024)
-    soundfile.write(tmp_path / "enough.wav", noise, 22050)
-    soundfile.write(tmp_path / "short.wav", noise[1:], 22050)
-    soundfile.write(tmp_path / "enough48.wav", np.resize(noise, 48 * 29_676), 48000)
-    status, found = clip_features(tmp_path / "enough.wav", ["cqt", "mfcc"])
-    assert status == "ok" and found["cqt"].shape == (84, 640) and found["mfcc"].shape == (20, 640)
-    assert clip_features(tmp_path / "short.wav") == ("short", {})
-    assert clip_features(tmp_path / "enough48.wav", ["mfcc"])[1]["mfcc"].shape == (20, 640)
+@pytest.mark.parametrize(("seconds", "frames"), [(30, 640), (10, 213), (27, 576), (3.5, 74)])
+def test_a_clip_is_padded_where_a_frame_is_missing_and_short_below_nine_tenths(tmp_path, seconds, frames):
+    noise = np.random.default_rng(0).normal(0, 0.1, (frames - 1) * 1024)
+    least = -int(-0.9 * seconds * 22050 // 1)
+    part = {"seconds": seconds, "from": "start"}
+    at_48_khz = np.resize(noise, int(len(noise) / 22050 * 48000) + 1)
+    for name, y, rate in (("ok", noise, 22050), ("ok48", at_48_khz, 48000), ("padded", noise[1:], 22050),
+                          ("padded9", noise[:least], 22050), ("short", noise[: least - 1], 22050)):
+        soundfile.write(tmp_path / f"{name}.wav", y, rate)
+        status, found = clip_features(tmp_path / f"{name}.wav", ["mfcc", "mel128"], part)
+        assert status == name.rstrip("0123456789")
+        shapes = {name: x.shape for name, x in found.items()}
+        assert shapes == ({} if status == "short" else {"mfcc": (20, frames), "mel128": (128, 128)})
+
+
+def test_a_padded_clip_goes_on_with_its_own_beginning(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 28 * 22050).astype(np.float32)
+    soundfile.write(tmp_path / "clip.wav", noise, 22050, subtype="FLOAT")
+    status, found = clip_features(tmp_path / "clip.wav", ["mel_stft"])
+    expected = transforms.extract(np.concatenate([noise, noise[: 2 * 22050]]), 22050, ["mel_stft"])["mel_stft"]
+    assert status == "padded" and np.array_equal(found["mel_stft"], expected[:, :640])
+
+
+@pytest.mark.parametrize(("start", "first"), [("start", 0), ("middle", 11), (15, 15), (40, None)])
+def test_the_part_of_a_long_file_that_is_asked_for_is_read(tmp_path, start, first):
+    second = np.arange(32 * 1000) // 1000 / 100                 # each sample says in which second it is
+    soundfile.write(tmp_path / "song.flac", second, 1000)
+    if first is None:
+        assert clip_features(tmp_path / "song.flac", ["mfcc"], {"seconds": 10, "from": start}) == ("short", {})
+        return
+    y, _ = transforms.read_audio(tmp_path / "song.flac", 10, start)
+    assert np.allclose(y, second[first * 1000 : (first + 10) * 1000], atol=1e-4)
 
 
 def test_a_long_file_is_read_for_thirty_seconds_only(tmp_path):
@@ -81,13 +104,15 @@ def test_files_keep_the_contract(cache):
     index = load_index(cache)
     assert (cache / "index.csv").read_text().startswith("track_id,status\n")
     assert {p.name for p in cache.iterdir()} == {"index.csv"} | {f"{n}.{e}" for n in ALL for e in ("npy", "json")}
-    bins = dict(cqt=84, chroma_cqt=12, chroma_cens=12, chroma_stft=12, mel_stft=128, mfcc=20, mel128=128)
+    bins = dict(cqt=84, chroma_cqt=12, chroma_cens=12, chroma_stft=12, mel_stft=128, mfcc=20, mel128=128,
+                mel84=84, mel_fine=128, mel84_fine=84, logstft84=84, cqt128=128)
     for name in ALL:
         array = np.load(cache / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         info = json.loads((cache / f"{name}.json").read_text())
         assert array.shape == tuple(info["shape"]) == (len(index), bins[name], 128 if name == "mel128" else 640)
         assert array.dtype == info["dtype"] == {"mel128": "uint8", "mfcc": "float32"}.get(name, "float16")
         assert {"unit", "axes", "scale", "offset", "sample_rate", "hop_length", "versions"} <= info.keys()
+        assert (info["seconds"], info["from"]) == (30, "start")
         assert np.isfinite(array).all()
 
 
@@ -181,8 +206,8 @@ def test_a_feature_added_later_is_all_that_is_computed(small, cache, copy, monke
     for path in copy.glob("chroma_stft.*"):
         path.unlink()
     seen = []
-    monkeypatch.setattr("audio.clips.clip_features", lambda path, names: seen.append((path, names)) or
-                        clip_features(path, names))
+    monkeypatch.setattr("audio.clips.clip_features", lambda path, names, part: seen.append((path, names)) or
+                        clip_features(path, names, part))
     fill_cache(small, ALL, features_dir=copy, workers=1, progress=False)
     assert {names for _, names in seen} == {("chroma_stft",)}
     assert len(seen) == (load_index(cache)["status"] == "ok").sum()     # what gave nothing is not tried again
@@ -246,10 +271,10 @@ def run_for(clips, small, folder):
     """Fill a cache with two features, and die after so many clips."""
     calls = iter(range(clips))
 
-    def dies(path, names):
+    def dies(*given):
         if next(calls, None) is None:
             raise Stop
-        return clip_features(path, names)
+        return clip_features(*given)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
         patch.setattr("audio.clips.clip_features", dies)
