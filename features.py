@@ -142,7 +142,7 @@ def choose_part(features_dir, seconds=None, start=None):
         part["from"] = "start"
     if there and part != there:
         raise DataError(f"{features_dir} was made with --seconds {there['seconds']} --from {there['from']}: ask for "
-                        "the same, or pass --features-dir")
+                        "the same, delete it, or pass --features-dir")
     return part
 
 

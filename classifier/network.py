@@ -109,14 +109,25 @@ def load_classifier(path=DEFAULT):
     return found
 
 
+def clip_part(config):
+    """Length of the clips that a network learned, as `cache.PART`: 30 s unless its cache says otherwise."""
+    from audio.cache import PART
+
+    seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
+    if not 1 <= seconds <= 3600:
+        raise ValueError(f"clips of {seconds} seconds")
+    return PART | {"seconds": seconds}
+
+
 def _require_usual_frames(path, config):
     """An error unless the network learned clips, or chunks of clips, as long as predict.py makes them."""
-    from audio.transforms import FEATURES, N_FRAMES
+    from audio.cache import kept_frames
 
-    frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
+    frames, part = config["model"]["args"]["n_frames"], clip_part(config)
+    made = kept_frames(config["feature"], part)
     if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} learned clips of {frames} frames, predict.py makes {made} of {config['feature']}: "
-                        "train again on a cache of features.py")
+        raise DataError(f"{path} learned clips of {frames} frames, predict.py makes {made} of {config['feature']} in "
+                        f"{part['seconds']} s: train again on a cache of features.py")
 
 
 def _rebuild(config, weights, remedy):
@@ -134,10 +145,12 @@ def _rebuild(config, weights, remedy):
 
 def _try_out(classifier):
     """An error unless the classifier says something of what predict.py will ask it: here, of zeros."""
-    from audio.transforms import FEATURES, N_FRAMES
+    from audio.cache import kept_frames
+    from audio.transforms import FEATURES
 
-    feature = FEATURES[classifier.config["feature"]]
-    said = classifier.probabilities(np.zeros((1, feature["bins"], feature.get("frames_kept", N_FRAMES))))
+    name = classifier.config["feature"]
+    shape = FEATURES[name]["bins"], kept_frames(name, clip_part(classifier.config))
+    said = classifier.probabilities(np.zeros((1, *shape)))
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")

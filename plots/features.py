@@ -86,7 +86,7 @@ def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
     n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
     for k, (genre, values) in enumerate(spectra.items()):
         axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=genre)
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
@@ -118,7 +118,7 @@ def plot_normalisation(mean, std, feature, sample_rate=22050):
     bins = np.arange(len(mean))
     axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
     axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, len(mean), sample_rate)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
@@ -143,7 +143,7 @@ def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
 
     figure, panels = new_figure(9.0, 2.9, columns=len(windows))
     bins, frames = values.shape
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, bins, 1024 / frame_seconds)
     for axes, (name, ((height, width), (tall, wide))) in zip(np.atleast_1d(panels), windows.items(), strict=True):
         axes.imshow(values, origin="lower", aspect="auto", cmap="Greys",
@@ -159,6 +159,14 @@ def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
         axes.grid(False)
     np.atleast_1d(panels)[0].set_ylabel(label)
     return figure
+
+
+def _kind(feature):
+    """Which axis of frequency a feature has; variants of another range than the study's are counted in bins."""
+    if feature.startswith(("mel84", "cqt128")):
+        return "other"
+    kinds = {"cqt": "cqt", "logstft84": "cqt", "chroma": "chroma", "mel": "mel", "mfcc": "mfcc"}
+    return next((kind for start, kind in kinds.items() if feature.startswith(start)), "other")
 
 
 def _unit(kind):
@@ -187,7 +195,7 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     if unit is None:
         unit = _unit(kind)
     limits = {"vmin": values.min(), "vmax": values.max()}

@@ -17,7 +17,6 @@ import soundfile
 from conftest import FAULTS, ROOT
 
 import features
-from audio import transforms
 from audio.cache import load_index, write_row
 from audio.clips import clip_features
 from audio.transforms import FEATURES
@@ -28,47 +27,6 @@ ALL = tuple(FEATURES)
 
 
 # ---------------------------------------------------------------- one file
-
-
-@pytest.mark.parametrize(("seconds", "frames"), [(30, 640), (10, 213), (27, 576), (3.5, 74)])
-def test_a_clip_is_padded_where_a_frame_is_missing_and_short_below_nine_tenths(tmp_path, seconds, frames):
-    noise = np.random.default_rng(0).normal(0, 0.1, (frames - 1) * 1024)
-    least = -int(-0.9 * seconds * 22050 // 1)
-    part = {"seconds": seconds, "from": "start"}
-    at_48_khz = np.resize(noise, int(len(noise) / 22050 * 48000) + 1)
-    for name, y, rate in (("ok", noise, 22050), ("ok48", at_48_khz, 48000), ("padded", noise[1:], 22050),
-                          ("padded9", noise[:least], 22050), ("short", noise[: least - 1], 22050)):
-        soundfile.write(tmp_path / f"{name}.wav", y, rate)
-        status, found = clip_features(tmp_path / f"{name}.wav", ["mfcc", "mel128"], part)
-        assert status == name.rstrip("0123456789")
-        shapes = {name: x.shape for name, x in found.items()}
-        assert shapes == ({} if status == "short" else {"mfcc": (20, frames), "mel128": (128, 128)})
-
-
-def test_a_padded_clip_goes_on_with_its_own_beginning(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 0.1, 28 * 22050).astype(np.float32)
-    soundfile.write(tmp_path / "clip.wav", noise, 22050, subtype="FLOAT")
-    status, found = clip_features(tmp_path / "clip.wav", ["mel_stft"])
-    expected = transforms.extract(np.concatenate([noise, noise[: 2 * 22050]]), 22050, ["mel_stft"])["mel_stft"]
-    assert status == "padded" and np.array_equal(found["mel_stft"], expected[:, :640])
-
-
-@pytest.mark.parametrize(("start", "first"), [("start", 0), ("middle", 11), (15, 15), (40, None)])
-def test_the_part_of_a_long_file_that_is_asked_for_is_read(tmp_path, start, first):
-    second = np.arange(32 * 1000) // 1000 / 100                 # each sample says in which second it is
-    soundfile.write(tmp_path / "song.flac", second, 1000)
-    if first is None:
-        assert clip_features(tmp_path / "song.flac", ["mfcc"], {"seconds": 10, "from": start}) == ("short", {})
-        return
-    y, _ = transforms.read_audio(tmp_path / "song.flac", 10, start)
-    assert np.allclose(y, second[first * 1000 : (first + 10) * 1000], atol=1e-4)
-
-
-def test_a_long_file_is_read_for_thirty_seconds_only(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 0.1, 33 * 22050)
-    soundfile.write(tmp_path / "long.flac", noise, 22050)
-    y, rate = transforms.read_audio(tmp_path / "long.flac")
-    assert len(y) == 30 * 22050 and rate == 22050
 
 
 @pytest.mark.parametrize("fault", ["nan", "no samples", "empty file", "text", "folder", "cut header"])
