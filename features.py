@@ -58,7 +58,7 @@ from fma import (
 
 LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if these are more: it takes 0.1 or so
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
-NETWORKS_NEED = 64      # frames, of most networks: they pool over time four times and more
+NETWORKS_NEED = 64      # frames, of most networks
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -118,28 +118,18 @@ def _results_on(device, rows, workers, setup):
 
 
 def choose_part(features_dir, seconds=None, start=None):
-    """Which part of each file to read: as asked, else as the cache has it, else the first 30 s.
+    """Which part of each file to read, as `cache.PART`: what is asked for, else that of the cache, else the first 30 s.
 
-    Returns
-    -------
-    part : dict
-        As `cache.PART`, numbers whole where they can be.
-
-    Raises
-    ------
-    DataError
-        If a number is out of range, or the cache was made of another part.
+    A DataError if a number is out of range, or the cache was made of another part.
     """
-    there = find_part(features_dir)
-    part = {**PART, **(there or {})}
-    part |= {key: value for key, value in (("seconds", seconds), ("from", start)) if value is not None}
+    there, asked = find_part(features_dir), {"seconds": seconds, "from": start}
+    part = PART | (there or {}) | {key: x for key, x in asked.items() if x is not None}
     part = {key: int(x) if not isinstance(x, str) and x == x // 1 else x for key, x in part.items()}
     if not SECONDS[0] <= part["seconds"] <= SECONDS[1]:
         raise DataError(f"--seconds {part['seconds']} is out of range: choose {SECONDS[0]} to {SECONDS[1]}")
-    if part["from"] not in ("start", "middle") and not (not isinstance(part["from"], str) and 0 <= part["from"] < 1e6):
+    if part["from"] not in ("start", "middle") and (isinstance(part["from"], str) or not 0 <= part["from"] < 1e6):
         raise DataError(f"--from {part['from']} is unknown: choose start, middle, or seconds from the beginning")
-    if part["from"] == 0:
-        part["from"] = "start"
+    part["from"] = part["from"] or "start"          # of second 0
     if there and part != there:
         raise DataError(f"{features_dir} was made with --seconds {there['seconds']} --from {there['from']}: ask for "
                         "the same, delete it, or pass --features-dir")
@@ -169,10 +159,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         Address of a Dask scheduler, whose workers compute it in place of processes.
     shard : (int, int), optional
         Which part of how many to compute: (1, 4) is every fourth clip. Whoever ends last gives the arrays their names.
-    seconds : float, optional
-        Length of a clip, from which the frames follow: `transforms.count_frames`. By default that of the cache, or 30.
-    start : "start", "middle" or float, optional
-        Where in a longer file the clip begins, see `transforms.read_audio`. By default that of the cache, or "start".
+    seconds, start : optional
+        Length of a clip and where in its file it begins, see `transforms.read_audio`; by default as `choose_part`.
 
     Returns
     -------
@@ -284,8 +272,7 @@ def report(index, data_dir, features_dir, subset, taken, new):
     if not any(counts[s] for s in USABLE):
         raise DataError(f"no clip of {data_dir} could be used: a clip must be audio, not silent, and last "
                         f"{LEAST * part['seconds']:g} s (--seconds {part['seconds']}): python fma.py lists lengths")
-    frames = count_frames(part["seconds"])
-    if frames < NETWORKS_NEED:
+    if (frames := count_frames(part["seconds"])) < NETWORKS_NEED:
         print(f"  {frames} frames a clip: most networks need {NETWORKS_NEED} (--seconds 3)")
     longer = sum(found > part["seconds"] + 0.5 for found in durations(paths.values()) if found) if new else 0
     if longer:

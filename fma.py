@@ -24,6 +24,10 @@ from pathlib import Path
 
 import pandas as pd
 
+# OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
+# is several times faster (docs/speed.md). It is read when torch is imported, and commands import this module first.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each holds all tracks of those before it
 LEAST = 0.9         # of a clip's length: one that is a little shorter is padded, with less than this it is "short"
@@ -34,6 +38,7 @@ COLUMNS = {
     ("set", "split"): "split",
     ("set", "subset"): "subset",
     ("track", "genre_top"): "genre",
+    ("set", "fold"): "fold",            # for cross-validation: learning/folds.py
     ("track", "genres"): "genre_ids",
     ("track", "title"): "title",
     ("track", "listens"): "listens",
@@ -46,6 +51,7 @@ COLUMNS = {
     ("album", "date_released"): "released",
 }
 
+FEW_CLIPS, FEW_ARTISTS = 10, 5      # of a genre: with fewer, fma.audit warns
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -310,6 +316,22 @@ def same_files(paths):
     return groups
 
 
+def genre_problems(tracks):
+    """Genres that are hard to learn or to test, and fields that hold several of them: list of str, a line each."""
+    genres = tracks["genre"].dropna()
+    several = genres[genres.str.contains(r"[|;]|^\s*\[.*\]\s*$")]
+    problems = [f"{len(several)} tracks have several genres in one field, which are taken for a genre of their own: "
+                f"{some(several.unique())}"] if len(several) else []
+    learned = genres[tracks.loc[genres.index, "split"] == "training"].value_counts()
+    artists = pd.Series(artists_of(tracks), tracks.index)[genres.index].groupby(genres).nunique()
+    for counts, least, what in ((learned, FEW_CLIPS, "training clips"), (artists, FEW_ARTISTS, "artists")):
+        few = counts[counts < least].sort_index()
+        if len(few):
+            problems.append(f"a genre has fewer than {least} {what}: "
+                            + some(f"{genre} ({count})" for genre, count in few.items()))
+    return problems
+
+
 def audit(data_dir, subset="small"):
     """Say what is wrong with a data folder.
 
@@ -321,24 +343,27 @@ def audit(data_dir, subset="small"):
     Returns
     -------
     problems : list of str
-        One line each, empty if there is none: unknown splits, artists, albums or recordings in two splits,
-        genres missing from a split, tracks without audio, audio without a track, counts other than FMA's.
+        One line each, empty if there is none: unknown splits, artists, albums or recordings in two splits or
+        folds, genres missing from a split, of few clips or artists, several in one field, tracks without audio, audio
+        without a track, counts other than FMA's.
     """
     tracks = load_tracks(data_dir, subset)
     problems = []
     unknown = tracks.index[~tracks["split"].isin(SPLITS)]
     if len(unknown):
         problems.append(f"{len(unknown)} tracks are in no known split: {some(unknown)}")
-    for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
-        if column in tracks:
-            spread = tracks.groupby(column)["split"].nunique()
-            both = spread.index[spread > 1]
-            if len(both):
-                problems.append(f"{len(both)} {what}s are in more than one split: {what} {some(both)}")
+    for side in ("split", *({"fold"} & set(tracks))):
+        for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
+            if column in tracks:
+                spread = tracks.groupby(column)[side].nunique()
+                both = spread.index[spread > 1]
+                if len(both):
+                    problems.append(f"{len(both)} {what}s are in more than one {side}: {what} {some(both)}")
     for split in SPLITS:
         absent = set(tracks["genre"].dropna()) - set(tracks.loc[tracks["split"] == split, "genre"])
         if absent:
             problems.append(f"no {split} track of genre {some(sorted(absent))}")
+    problems += genre_problems(tracks)
     root = Path(data_dir) / f"fma_{subset}"
     expected = {audio_path(data_dir, track, subset) for track in tracks.index}
     present = set(root.glob("*/*.mp3"))

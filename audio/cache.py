@@ -185,23 +185,14 @@ def _read_json(path, remedy):
 
 
 def find_part(features_dir):
-    """Which part of each file a cache was made of; None if no JSON says so, as in those from elsewhere or without it.
-
-    Parameters
-    ----------
-    features_dir : Path
-
-    Returns
-    -------
-    dict or None
-        With the keys of `PART`.
-    """
+    """Which part of each file a cache was made of, as `PART`; None if no JSON says so (empty, or from elsewhere)."""
     for path in sorted(features_dir.glob("*.json")):
         if not path.with_suffix(".npy").is_file():
             continue
         there = _read_json(path, path.with_suffix(".*"))
-        if PART.keys() <= there.keys():
-            return {key: there[key] for key in PART}
+        part = {key: there.get(key) for key in PART}
+        if isinstance(part["seconds"], int | float) and isinstance(part["from"], int | float | str):
+            return part
     return None
 
 

@@ -170,7 +170,8 @@ def test_an_error_nobody_foresaw_costs_one_clip_and_is_said(tmp_path, monkeypatc
 DEADLY = """
 import os, signal, sys, time
 if "--multiprocessing-fork" in sys.orig_argv:
-    import numpy as np, predict, soundfile, transforms
+    import numpy as np, predict, soundfile
+    from audio import transforms
     transforms.extract(np.ones(22050, np.float32), 22050, ("mfcc", "mel128"))      # what is first is slow
     predict.LIMIT = 4
     opened = soundfile.SoundFile.__init__
@@ -233,8 +234,8 @@ def test_a_collection_of_such_files_is_completed(tmp_path, capfd, mp3):
 def test_clips_that_crash_or_hang_are_undecodable_and_named(tmp_path, monkeypatch, capsys, deadly):
     good = [wav(loudness=0.01 * k) for k in range(1, 6)]
     data = make_collection(tmp_path / "data", [*good[:3], wav(8001), wav(8002), *good[3:]])
-    monkeypatch.setattr(features, "in_processes", lambda rows, work, workers, limit, *rest: workers.in_processes(
-        rows, work, workers, 4, *rest))
+    monkeypatch.setattr(features, "in_processes", lambda rows, work, count, limit, *rest: workers.in_processes(
+        rows, work, count, 4, *rest))
     index = fill_cache(data, ["mfcc", "mel_stft"], workers=2, progress=False)
     assert index["status"].tolist() == ["ok"] * 3 + ["undecodable"] * 2 + ["ok"] * 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "undecodable" in line]
