@@ -416,6 +416,9 @@ def durations(paths):
     found = []
     with _quiet_decoders():
         for path in paths:
+            if not os.path.isfile(path):        # a pipe would wait for someone to write
+                found.append(0.0)
+                continue
             try:
                 with soundfile.SoundFile(os.fsencode(path)) as file:
                     found.append(_present(path, file) / file.samplerate)
@@ -441,12 +444,11 @@ def _quiet_decoders():
 def _present(path, file):
     """Samples in an open file: the header of an MP3 or FLAC that was cut off still promises all of them."""
     if file.format == "MP3":
-        from mutagen import MutagenError
         from mutagen.mp3 import MP3
 
         try:
             info = MP3(path).info
-        except MutagenError:
+        except Exception:           # of a file that libsndfile opened: its word counts
             return file.frames
         promised = info.bitrate * info.length / 8               # bytes
         return int(file.frames * min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1)))
