@@ -86,7 +86,7 @@ def usual_rate(config):
     return FMA_RATE if config["feature"] == "mel128" and config["dataset"].startswith("fma_") else None
 
 
-def clip_features(path, feature, usual=None):
+def clip_features(path, feature, usual=None, seconds=WINDOW):
     """The windows of one track as a network wants them, silent ones left out; also run in worker processes.
 
     Parameters
@@ -95,6 +95,8 @@ def clip_features(path, feature, usual=None):
     feature : str
     usual : int, optional
         See `usual_rate`.
+    seconds : float
+        Length of a window.
 
     Returns
     -------
@@ -105,19 +107,21 @@ def clip_features(path, feature, usual=None):
     """
     import numpy as np
 
-    from audio.transforms import N_FRAMES, SILENCE, extract, resample
+    from audio.cache import PART, kept_frames
+    from audio.transforms import SILENCE, extract, resample
 
+    n_frames = kept_frames(feature, PART | {"seconds": seconds})
     starts, found = [], []
     try:
         _watch(LIMIT)
-        for start, y, rate in windows(path):
+        for start, y, rate in windows(path, seconds):
             _watch(LIMIT)
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
             if usual:
                 y, rate = resample(y, rate, usual), usual
-            found.append(extract(y, rate, [feature])[feature][:, :N_FRAMES])
+            found.append(extract(y, rate, [feature])[feature][:, :n_frames])
     except Unreadable as error:
         return [], str(error)
     except Exception as error:                              # a strange sample rate, too little memory
@@ -172,10 +176,11 @@ def classify(paths, classifier=None, workers=None, progress=False):
     dict
         See `answer`. A file that cannot be read has an ``error``, and the rest go on.
     """
-    from classifier.network import load_classifier
+    from classifier.network import clip_part, load_classifier
 
     classifier, paths = classifier or load_classifier(), list(paths)
-    wanted = classifier.config["feature"], usual_rate(classifier.config)
+    config = classifier.config
+    wanted = config["feature"], usual_rate(config), clip_part(config)["seconds"]
     workers = min(len(paths), workers or os.cpu_count() or 1)
     if workers < 2:
         for path in progress_bar(paths, unit="file", show=progress):
