@@ -3,6 +3,7 @@
     python baselines.py                         # all twelve, on fma_metadata/features.csv where FMA is
     python baselines.py SVC LDA --data-dir data/emotify --repeats 3
     python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, beside all of them
+    python baselines.py SVC LDA --data-dir data/allmusic --folds    # cross-validated by artist
     python baselines.py SVC --features mel128 vggish                # statistics of features in the cache instead
 
 The statistics are FMA's own where its features.csv is, else those that ``features.py --statistics`` computes.

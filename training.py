@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 
 # fma first: it sets how the threads of torch wait.
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
+from fma import SUBSETS, DataError, find_data, progress_bar, run_command
 
 # isort: split
 import torch
@@ -44,13 +44,14 @@ from learning.devices import (
     share_statistics,
     world,
 )
-from learning.folds import leaking_artists, take_fold
+from learning.folds import call_out_leaks, leaking_artists, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import EXPERIMENTS
 
+SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
                                   StatisticsResNet, Dense, Fusion)}
@@ -124,14 +125,13 @@ def fit(model, dataset, settings, run_dir, progress=True):
     """
     rank, size = world()
     if runs.is_finished(run_dir):
-        runs.load_weights(run_dir, model.to(dataset.device))
         return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
     optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
     scaler = gradient_scaler(settings.precision, dataset.device)
-    history = runs.load_state(run_dir, model, optimizer, mean, scaler)
+    history, best, saved = runs.load_state(run_dir, model, optimizer, mean, scaler), None, time.monotonic()
     tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
     for group in optimizer.param_groups if settings.graph else ():
         group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
@@ -141,11 +141,17 @@ def fit(model, dataset, settings, run_dir, progress=True):
                       desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, *tools))
-            if rank == 0:
-                if runs.selected(history) is history[-1]:
-                    runs.save_weights(run_dir, kept)
+            if runs.selected(history) is history[-1]:
+                best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
+            if rank == 0 and time.monotonic() >= saved + SAVE_EVERY:
+                best = best and runs.save_weights(run_dir, best)            # first: the state must not be ahead of it
                 runs.save_state(run_dir, model, optimizer, history, mean, scaler)
+                saved = time.monotonic()
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
+    if rank == 0:
+        if best:
+            runs.save_weights(run_dir, best)
+        runs.save_history(run_dir, history)
     if size > 1:
         dist.barrier()                                  # until the best weights are written
     runs.load_weights(run_dir, model)
@@ -255,7 +261,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     fold : int, optional
         The fold that is tested, see learning/folds.py; by default the split of tracks.csv.
     dataset : FeatureDataset or JointDataset, optional
-        The row's, as it was opened for an earlier run; its split and normalisation change.
+        That of an earlier run on the same row; its split and normalisation change.
 
     Returns
     -------
@@ -292,15 +298,12 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
-    config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
-               "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    noted = {"fold": fold, "folds": folds, "leaks": leaking_artists(dataset, ["test"]) or None}
-    config |= {key: value for key, value in noted.items() if value is not None}
+    config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
+               "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
+    config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     config["model"]["fingerprint"] = runs.fingerprint(model)
-    leaks = leaking_artists(dataset)
-    if leaks and progress and world()[0] == 0:
-        print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
-              "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
+    if progress and world()[0] == 0:
+        call_out_leaks(dataset)
     with runs.lock(run_dir, write=world()[0] == 0):
         runs.start_run(run_dir, config, write=world()[0] == 0)
         return run_dir, fit(model, dataset, settings, run_dir, progress)

@@ -6,6 +6,7 @@
 Fold k is the test, the next one (after the last the first) chooses the epoch, and the others are learned.
 """
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def leaking_artists(dataset, splits=("validation", "test")):
     """Artists with clips both in training and in one of some other splits."""
     others = np.concatenate([dataset.artists[dataset.rows[split]] for split in splits])
     return np.intersect1d(dataset.artists[dataset.rows["training"]], others).tolist()
+
+
+def call_out_leaks(dataset):
+    """Say on stderr which artists are in training and elsewhere, if there are any."""
+    leaks = leaking_artists(dataset)
+    if leaks:
+        print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
+              "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
 
 
 def leak_warning(count):

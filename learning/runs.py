@@ -183,9 +183,14 @@ def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
         state["mean"] = mean.state_dict()
     if scaler and scaler.is_enabled():
         state["scaler"] = scaler.state_dict()
+    save_history(run_dir, history)
+    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
+
+
+def save_history(run_dir, history):
+    """Write history.jsonl."""
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
-    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
 def load_state(run_dir, model, optimizer, mean=None, scaler=None):
@@ -214,11 +219,11 @@ def load_state(run_dir, model, optimizer, mean=None, scaler=None):
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
 
 
-def save_weights(run_dir, model):
-    """Write model.safetensors."""
+def save_weights(run_dir, weights):
+    """Write model.safetensors: a network's ``state_dict()``."""
     from safetensors.torch import save
 
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_whole(run_dir / "model.safetensors", lambda path: path.write_bytes(save(weights)))
 
 

@@ -242,6 +242,7 @@ def over_folds(seeds, configs):
     dict
         With folds, ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard
         deviation over them, ``test_sd``. If artists are in training and in test, ``leaks``: how many.
+        (An AUC over all clips compares scores of several networks, which makes it rather low.)
     """
     found, leaks = {}, {artist for config in configs for artist in config.get("leaks", [])}
     if "folds" in seeds[0]:

@@ -185,7 +185,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(tiny, tmp_path, undisturbed):
     """The command is at it; this process is refused until the other is killed, and then ends as if alone."""
     line = [sys.executable, "-c", "import sys, test_training as t, pathlib, time\n"
             "from learning import runs\nsave = runs.save_state\n"
-            "runs.save_state = lambda *args: (save(*args), time.sleep(99))\nt.torch.set_num_threads(1)\n"
+            "runs.save_state = lambda *args: (save(*args), time.sleep(99))\n"
+            "t.training.SAVE_EVERY = 0\nt.torch.set_num_threads(1)\n"
             "t.train(*map(pathlib.Path, sys.argv[1:]))", tiny, tmp_path]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     other = subprocess.Popen(line, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
