@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import test_download
 from conftest import ROOT
-from test_tables import made_up
+from synthetic import made_up
 from test_training import outcome, train
 
 import experiments
@@ -249,8 +249,9 @@ time.time = time.monotonic = time.perf_counter = lambda: float(next(past))
 """
 PLACES = {
     "usual": ({}, ""),
-    "no UTF-8, clock set back": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, BACKWARDS),
-    "Turkish": ({"LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "0", "PYTHONIOENCODING": "iso8859-9", "TZ": "Asia/Tokyo"}, ""),
+    "files not UTF-8 by default, clock set back": (
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}, BACKWARDS),
+    "Turkish": ({"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"}, ""),
 }
 
 
