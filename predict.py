@@ -213,8 +213,11 @@ def _process(k):
 
 
 def _watch(seconds):
-    """End this process, if it is a worker, in so many seconds (0: never) unless this is called again before."""
-    if _worker:
+    """End this process, if it is a worker, in so many seconds (0: never) unless this is called again before.
+
+    Windows has no alarms: a file that holds its decoder up for ever is waited for.
+    """
+    if _worker and hasattr(signal, "alarm"):
         signal.alarm(seconds)
 
 

@@ -59,7 +59,8 @@ def in_processes(rows, work, workers, limit, start, setup=()):
 
 def _share_out(rows, workers, limit, job, most):
     """Yield what is done, and return the rest, a dict of row to the reason; an error if so many die before any is."""
-    todo, died, any_done, busy = deque(rows), {}, False, {}     # busy: pipe to (process, row, when it must be done)
+    todo, died, any_done, ended = deque(rows), {}, False, []
+    busy = {}                           # pipe to (process, row, when it must be done)
     try:
         while todo or busy:
             while len(busy) < min(workers, len(busy) + len(todo)):
@@ -80,6 +81,8 @@ def _share_out(rows, workers, limit, job, most):
                 _send(pipe, following)      # now, so that the process has something to do meanwhile
                 if following is not None:
                     busy[pipe] = process, following, time.monotonic() + limit
+                else:
+                    ended.append(process)
                 if row is not None:         # else it has said that it is ready
                     any_done = True
                     yield row, result, None
@@ -92,6 +95,8 @@ def _share_out(rows, workers, limit, job, most):
             if len(died) >= most and not any_done:
                 raise DataError(f"the first {len(died)} clips all ended their process, the last one because it "
                                 f"{list(died.values())[-1]}: something else is wrong; with --workers 1 it shows itself")
+        for process in ended:
+            process.join(5)             # Windows renames no file that another process has open
         return died
     finally:
         for process, _, _ in busy.values():
@@ -120,7 +125,7 @@ def _cause(process, row):
     process.join()
     code = process.exitcode
     how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-    how += {-signal.SIGKILL: ": out of memory?", -signal.SIGALRM: ": took too long"}.get(code, "")
+    how += {"SIGKILL": ": out of memory?", "SIGALRM": ": took too long"}.get(how, "")       # not all systems have them
     if row is None:
         raise DataError(f"a worker process died before its first clip ({how}): run the same command again, it goes on; "
                         "with --workers 1 there are none")

@@ -55,6 +55,11 @@ def test_what_dies_is_tried_once_more_and_named(tmp_path):
     assert time.monotonic() - began < 20
 
 
+def test_processes_have_ended_when_all_is_done(tmp_path):
+    assert len(list(in_processes(range(3), work, 2, 9, start, (tmp_path,)))) == 3
+    assert not any(alive(int(path.read_text())) for path in tmp_path.iterdir())     # what they had open can be renamed
+
+
 def test_an_error_is_raised_here(tmp_path):
     with pytest.raises(ValueError, match="cannot be done") as error:
         list(in_processes([1, "fails", 2], work, 1, 9, start, (tmp_path,)))
