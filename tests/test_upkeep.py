@@ -1,9 +1,12 @@
 """What is said twice is said alike: versions of Python, of ruff, the commands of CI, the lowest versions."""
 
 import re
+from contextlib import suppress
+from importlib import metadata
 
 import pytest
 from conftest import ROOT
+from packaging.specifiers import SpecifierSet
 
 yaml = pytest.importorskip("yaml")                  # comes with jupyter
 
@@ -47,6 +50,17 @@ def test_every_requirement_has_a_lowest_version_and_a_pin_above_it():
     for line in lines:
         name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()
         assert tuple(map(int, lowest.split("."))) <= tuple(map(int, pins[name].split(".")))
+
+
+def test_every_pin_installs_on_the_first_release_of_each_python_that_is_promised():
+    """Debian 12 has Python 3.11.2. Of a package that is installed in another version than its pin, nothing is known."""
+    checked = 0
+    for name, pin in re.findall(r"^([\w-]+)==([\w.]+)", text("constraints.txt"), re.M):
+        with suppress(metadata.PackageNotFoundError):
+            if metadata.version(name) == pin:
+                needs, checked = SpecifierSet(metadata.metadata(name)["Requires-Python"] or ""), checked + 1
+                assert all(needs.contains(f"{version}.0") for version in promised()), f"{name} needs Python {needs}"
+    assert checked
 
 
 def test_targets_that_are_named_exist():
