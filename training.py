@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import math
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
@@ -200,9 +201,13 @@ def out_of_patience(history, settings):
 
 
 def fingerprint(model):
-    """What a network computes, in twelve letters: its layers and its forward. Changed code is another network."""
+    """What a network computes, in twelve letters: its layers and its forward. Changed code is another network.
+
+    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
+    """
     ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
-    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
+                for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
