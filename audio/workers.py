@@ -46,7 +46,8 @@ def in_processes(rows, work, workers, limit, start, setup=()):
     Raises
     ------
     DataError
-        If processes die before they get a row, or of each of the first rows. What `start` or `work` raises is raised here.
+        If processes die before they get a row, or of each of the first rows. What `start` or `work` raises is raised
+        here.
     """
     failed, any_done = [], False
     for row, result, reason in _share_out(rows, workers, limit, (work, start, setup)):
@@ -83,8 +84,8 @@ def _share_out(rows, workers, limit, job):
                         result, reason = None, f"killed its process ({_cause(error.exitcode)})"
                     yield row, result, reason
         except BrokenProcessPool as error:
-            raise DataError("a worker process was killed (out of memory?): run the same command again; with --workers 1 "
-                            "there are none") from error
+            raise DataError("a worker process was killed (out of memory?): run the same command again, or with "
+                            "--workers 1, which starts none") from error
         finally:
             pool.stop()
 
