@@ -20,7 +20,6 @@ from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.cache import (
     SEMITONES,
@@ -163,6 +162,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
 
 def _fill(names, setup, workers, progress, device, client=None, shard=None, join=False):
     """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
+    import pandas as pd
+
     ids, partial = setup[2], setup[4]
     if not shard:
         clear_finished(partial)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.statistics import STATISTICS
 from audio.transforms import FEATURES, N_FRAMES
@@ -69,6 +68,8 @@ def load_index(features_dir):
     -------
     index : DataFrame with columns track_id and status
     """
+    import pandas as pd
+
     path = Path(features_dir) / "index.csv"
     if not path.is_file():
         raise DataError(f"{path} not found: make it first, python features.py --data-dir {path.parent.parent}")
