@@ -3,6 +3,7 @@
     python baselines.py                         # all twelve, on fma_metadata/features.csv where FMA is
     python baselines.py SVC LDA --data-dir data/emotify --repeats 3
     python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, beside all of them
+    python baselines.py SVC LDA --data-dir data/allmusic --folds    # cross-validated by artist
     python baselines.py SVC --features mel128 vggish                # statistics of features in the cache instead
 
 The statistics are FMA's own where its features.csv is, else those that ``features.py --statistics`` computes.
@@ -45,6 +46,7 @@ def main(argv=None):
     parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
     parser.add_argument("--features", nargs="+", metavar="NAME", default=[],
                         help="statistics of these features of the cache instead, for instance mel128 vggish")
+    parser.add_argument("--folds", action="store_true", help="cross-validate by artist: every clip is tested once")
     parser.add_argument("--repeats", type=int, help="seeds of those that draw random numbers (default: as many as the "
                                                     "result there has, else 1)")
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
@@ -59,7 +61,8 @@ def main(argv=None):
         raise DataError("--only chooses of FMA's statistics, --features takes others: pass one of the two")
     data = Statistics(find_data(args.data_dir), args.subset, args.features_dir, args.only, args.features)
     print(data)
-    results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir)
+    results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir,
+                               folds=args.folds)
     print("\n" + results_table(list(results.values()), seconds=True))
 
 

@@ -86,6 +86,49 @@ def confusion_matrix(labels, predictions, n_classes):
     return counts.reshape(n_classes, n_classes)
 
 
+def balanced_accuracy(confusion):
+    """Mean over genres of the share of their clips that are recognised (recall): every genre counts alike [1]_.
+
+    Parameters
+    ----------
+    confusion : array of int, (classes, classes)
+        From `confusion_matrix`. A genre without clips is left out.
+
+    References
+    ----------
+    .. [1] K. H. Brodersen et al., "The balanced accuracy and its posterior distribution", ICPR 2010.
+
+    Examples
+    --------
+    >>> balanced_accuracy([[9, 1], [1, 1]])
+    0.7
+    """
+    counts = np.asarray(confusion)
+    there = counts.sum(1) > 0
+    return float((counts.diagonal()[there] / counts.sum(1)[there]).mean())
+
+
+def macro_f1(confusion):
+    """Mean over genres of F1, the harmonic mean of recall and precision; parameters as for `balanced_accuracy`.
+
+    >>> macro_f1([[2, 0], [1, 1]])
+    0.7333333333333334
+    """
+    counts = np.asarray(confusion)
+    there = counts.sum(1) > 0
+    return float((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clip(1))[there].mean())
+
+
+def largest_share(genres):
+    """Share of the clips that are of the largest genre, which is what always naming it would get: chance.
+
+    >>> largest_share({"Folk": {"clips": 30}, "Rock": {"clips": 10}})
+    0.75
+    """
+    clips = [genre["clips"] for genre in genres.values()]
+    return max(clips) / sum(clips)
+
+
 def _check_binary(is_positive, scores):
     is_positive, scores = np.asarray(is_positive), np.asarray(scores, dtype=float)
     if is_positive.ndim != 1 or is_positive.shape != scores.shape or scores.size == 0:
@@ -407,14 +450,14 @@ def summarise(labels, probabilities, artists, genres):
     labels : array of int, (clips,)
     probabilities : array, (clips, classes) or (seeds, clips, classes)
     artists : array, (clips,), or None
-        Artist of each clip; None takes each clip for another artist's.
+        Artist of each clip; None if they are unknown: intervals are then over clips.
     genres : list of str, (classes,)
 
     Returns
     -------
     dict
-        ``clips``, ``artists``, ``seeds``: how many; ``accuracy`` and ``macro_auc``: means over seeds;
-        ``accuracy_sd`` and ``macro_auc_sd``: standard deviations over seeds, None with one;
+        ``clips``, ``artists``, ``seeds``: how many; ``accuracy``, ``macro_auc``, ``balanced_accuracy`` and
+        ``macro_f1``: means over seeds; ``accuracy_sd`` and so on: standard deviations over seeds, None with one;
         ``accuracy_per_seed``, ``macro_auc_per_seed``; ``interval``: 95 % interval of ``accuracy`` over
         artists; ``genres``: for each its ``clips``, ``accuracy`` (recall), ``interval`` and ``auc``;
         ``confusion``: counts summed over seeds, rows true. What cannot be computed is None.
@@ -429,7 +472,8 @@ def summarise(labels, probabilities, artists, genres):
     {'clips': 2, 'accuracy': 0.5, 'interval': [0.0, 1.0], 'auc': 0.75}
     """
     labels, scores = _check(labels, probabilities)
-    genres, artists = list(genres), np.arange(len(labels)) if artists is None else np.asarray(artists)
+    known, genres = artists is not None, list(genres)
+    artists = np.asarray(artists) if known else np.arange(len(labels))
     if len(genres) != scores.shape[-1]:
         raise ValueError(f"{len(genres)} genres for probabilities of {scores.shape[-1]} classes")
     if artists.shape != labels.shape:
@@ -438,6 +482,8 @@ def summarise(labels, probabilities, artists, genres):
     right = predictions == labels
     areas = np.array([genre_auc(labels, s) for s in scores])  # (seeds, classes)
     macro = [macro_auc(labels, s) for s in scores]
+    confusions = [confusion_matrix(labels, p, len(genres)) for p in predictions]
+    balanced, f1 = ([figure(confusion) for confusion in confusions] for figure in (balanced_accuracy, macro_f1))
     per_genre = {}
     for k, genre in enumerate(genres):
         own, recall, interval = labels == k, float("nan"), (float("nan"),) * 2
@@ -447,13 +493,15 @@ def summarise(labels, probabilities, artists, genres):
         per_genre[genre] = {"clips": int(own.sum()), "accuracy": _plain(recall), "interval": _plain(interval),
                             "auc": _plain(areas[:, k].mean())}
     return {
-        "clips": len(labels), "artists": len(np.unique(artists)), "seeds": len(scores),
+        "clips": len(labels), "artists": len(np.unique(artists)) if known else None, "seeds": len(scores),
         "accuracy": _plain(right.mean()), "accuracy_sd": _spread(right.mean(1)),
         "interval": _plain(bootstrap_interval(right.mean(0), artists)),
         "macro_auc": _plain(np.mean(macro)), "macro_auc_sd": _spread(macro),
+        "balanced_accuracy": _plain(np.mean(balanced)), "balanced_accuracy_sd": _spread(balanced),
+        "macro_f1": _plain(np.mean(f1)), "macro_f1_sd": _spread(f1),
         "accuracy_per_seed": _plain(right.mean(1)), "macro_auc_per_seed": _plain(macro),
         "genres": per_genre,
-        "confusion": sum(confusion_matrix(labels, p, len(genres)) for p in predictions).tolist(),
+        "confusion": sum(confusions).tolist(),
     }
 
 

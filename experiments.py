@@ -2,6 +2,7 @@
 
     python experiments.py list
     python experiments.py run cqt_square cqt_bbnn --repeats 3 --data-dir data/emotify
+    python experiments.py run cqt_square --folds --data-dir data/allmusic       # cross-validated by artist
     python experiments.py table --data-dir data/emotify
 
 `run` skips what is done and goes on with what was cut off. Each experiment leaves one JSON in
@@ -27,6 +28,8 @@ def main(argv=None):
     run = commands.add_parser("run", help="train experiments; what is done is not done again")
     run.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEMO)}")
     run.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    run.add_argument("--folds", action="store_true", help="cross-validate by artist: with each seed a network for each "
+                                                          "fold, and every clip is tested once")
     run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
     run.add_argument("--epochs", type=int)
     run.add_argument("--figures", action="store_true", help="save curves, ROC and confusion of each")
@@ -67,8 +70,9 @@ def main(argv=None):
     for name in args.names or DEMO:
         settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
         settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
-        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, runs_dir=runs_dir,
-                                      subset=args.subset, features_dir=args.features_dir, device=args.device))
+        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, folds=args.folds,
+                                      runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,
+                                      device=args.device))
     print("\n" + results_table(results, seconds=True))
     if args.figures:
         folder = Path(runs_dir) / results[0]["dataset"] / "figures"

@@ -19,6 +19,10 @@ import os
 import sys
 from pathlib import Path
 
+import lazy_loader
+
+pd = lazy_loader.load("pandas")     # 0.3 s to import, which predict.py and --help do without
+
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each holds all tracks of those before it
 FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
@@ -28,6 +32,7 @@ COLUMNS = {
     ("set", "split"): "split",
     ("set", "subset"): "subset",
     ("track", "genre_top"): "genre",
+    ("set", "fold"): "fold",            # for cross-validation: learning/folds.py
     ("track", "genres"): "genre_ids",
     ("track", "title"): "title",
     ("track", "listens"): "listens",
@@ -40,6 +45,7 @@ COLUMNS = {
     ("album", "date_released"): "released",
 }
 
+FEW_CLIPS, FEW_ARTISTS = 10, 5      # of a genre: with fewer, fma.audit warns
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -148,8 +154,6 @@ def load_tracks(data_dir, subset="small"):
     DataError
         If the file is missing, lacks a needed column, names a track twice, or has none of the subset.
     """
-    import pandas as pd  # here: predict.py and --help do without its 0.3 s
-
     path = Path(data_dir) / "fma_metadata" / "tracks.csv"
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
@@ -200,8 +204,6 @@ def load_genres(data_dir):
         Columns title, parent (0 at the top) and top_level (the id of the root). Empty where there is no such
         file: a collection needs none.
     """
-    import pandas as pd
-
     path, columns = Path(data_dir) / "fma_metadata" / "genres.csv", ["title", "parent", "top_level"]
     if not path.is_file():
         return pd.DataFrame(columns=columns, index=pd.Index([], name="genre_id", dtype=int))
@@ -234,8 +236,6 @@ def sub_genres(tracks, genres):
     DataError
         If the genres of a track are not a list of ids, as FMA writes them.
     """
-    import pandas as pd
-
     if "genre_ids" not in tracks:
         return pd.Series([], index=tracks.index[:0], dtype=str, name="sub_genre")
     ids = tracks["genre_ids"].dropna().map(_genre_ids).explode().dropna().astype(int)
@@ -262,8 +262,6 @@ def effective_number(names):
     >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
     (4.0, 1.06)
     """
-    import pandas as pd
-
     counts = pd.Series(names).value_counts()
     return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
 
@@ -312,6 +310,22 @@ def same_files(paths):
     return groups
 
 
+def genre_problems(tracks):
+    """Genres that are hard to learn or to test, and fields that hold several of them: list of str, a line each."""
+    genres = tracks["genre"].dropna()
+    several = genres[genres.str.contains(r"[|;]|^\s*\[.*\]\s*$")]
+    problems = [f"{len(several)} tracks have several genres in one field, which are taken for a genre of their own: "
+                f"{some(several.unique())}"] if len(several) else []
+    learned = genres[tracks.loc[genres.index, "split"] == "training"].value_counts()
+    artists = pd.Series(artists_of(tracks), tracks.index)[genres.index].groupby(genres).nunique()
+    for counts, least, what in ((learned, FEW_CLIPS, "training clips"), (artists, FEW_ARTISTS, "artists")):
+        few = counts[counts < least].sort_index()
+        if len(few):
+            problems.append(f"a genre has fewer than {least} {what}: "
+                            + some(f"{genre} ({count})" for genre, count in few.items()))
+    return problems
+
+
 def audit(data_dir, subset="small"):
     """Say what is wrong with a data folder.
 
@@ -323,24 +337,27 @@ def audit(data_dir, subset="small"):
     Returns
     -------
     problems : list of str
-        One line each, empty if there is none: unknown splits, artists, albums or recordings in two splits,
-        genres missing from a split, tracks without audio, audio without a track, counts other than FMA's.
+        One line each, empty if there is none: unknown splits, artists, albums or recordings in two splits or
+        folds, genres missing from a split, of few clips or artists, several in one field, tracks without audio, audio
+        without a track, counts other than FMA's.
     """
     tracks = load_tracks(data_dir, subset)
     problems = []
     unknown = tracks.index[~tracks["split"].isin(SPLITS)]
     if len(unknown):
         problems.append(f"{len(unknown)} tracks are in no known split: {some(unknown)}")
-    for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
-        if column in tracks:
-            spread = tracks.groupby(column)["split"].nunique()
-            both = spread.index[spread > 1]
-            if len(both):
-                problems.append(f"{len(both)} {what}s are in more than one split: {what} {some(both)}")
+    for side in ("split", *({"fold"} & set(tracks))):
+        for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
+            if column in tracks:
+                spread = tracks.groupby(column)[side].nunique()
+                both = spread.index[spread > 1]
+                if len(both):
+                    problems.append(f"{len(both)} {what}s are in more than one {side}: {what} {some(both)}")
     for split in SPLITS:
         absent = set(tracks["genre"].dropna()) - set(tracks.loc[tracks["split"] == split, "genre"])
         if absent:
             problems.append(f"no {split} track of genre {some(sorted(absent))}")
+    problems += genre_problems(tracks)
     root = Path(data_dir) / f"fma_{subset}"
     expected = {audio_path(data_dir, track, subset) for track in tracks.index}
     present = set(root.glob("*/*.mp3"))
@@ -364,8 +381,6 @@ def audit(data_dir, subset="small"):
 
 
 def main(argv=None):
-    import pandas as pd
-
     parser = argparse.ArgumentParser(description="Say what a data folder holds, and what is wrong with it.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)

@@ -24,12 +24,12 @@ Says which of {count} genres a piece of music is of: {genres}. `python predict.p
 ## How well
 
 The epoch was chosen on validation; the test was read after that:
-**{accuracy} %** of {clips} test clips of {artists} artists are right (with other artists: {interval} %), and the macro
-AUC is {auc}. Genre by genre, with intervals over artists:
+**{accuracy} %** of {clips} test clips {of_artists} are right (with other {units}: {interval} %), and the macro
+AUC is {auc}. Genre by genre, with intervals over {units}:
 
 {table}
 
-A long interval, or a high figure on few artists, says little.
+A long interval, or a high figure on few {units}, says little.
 
 **Calibration.** On test it is {sure} % sure on average, and right in {accuracy} %; the expected calibration error is
 {before} % before the temperature and {after} % after. Sureness holds for music like that of {dataset}. It does not for
@@ -88,7 +88,9 @@ def model_card(name, card, default=False):
         seed=card["training"]["seed"], epochs=card["training"]["epochs"], temperature=card["temperature"],
         versions=", ".join(f"{lib} {number}" for lib, number in card["versions"].items()),
         accuracy=format_accuracy({"accuracy": test["accuracy"]}),
-        wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"], artists=test["artists"],
+        wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"],
+        of_artists="whose artists are unknown" if test["artists"] is None else f"of {test['artists']} artists",
+        units="clips" if test["artists"] is None else "artists",
         interval=format_interval(test["interval"]), auc=f"{test['macro_auc']:.3f}",
         table=format_table(rows, ["genre", "test clips", "right %", "95 % interval", "AUC"]),
         sure=f"{100 * card['sureness']:.1f}", before=f"{100 * card['calibration_error']['before']:.1f}",

@@ -291,7 +291,7 @@ def export_run(run_dir, path):
     from scipy.special import softmax
 
     from classifier.card import model_card
-    from learning.runs import load_config, load_probabilities, save_whole
+    from learning.runs import known_artists, load_config, load_probabilities, save_whole
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
@@ -302,7 +302,7 @@ def export_run(run_dir, path):
     card = {**config, "temperature": round(temperature, 4), "sureness": round(float(after.max(1).mean()), 4),
             "calibration_error": {"before": round(calibration_error(before, labels), 4),
                                   "after": round(calibration_error(after, labels), 4)},
-            "test": summarise(labels, test["probabilities"], test["artists"], test["genres"].tolist())}
+            "test": summarise(labels, test["probabilities"], known_artists(test), test["genres"].tolist())}
     texts = {".json": json.dumps(card, indent=1) + "\n",
              ".md": model_card(path.name, card, default=path.name == DEFAULT.name)}
     path.parent.mkdir(parents=True, exist_ok=True)

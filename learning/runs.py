@@ -1,5 +1,8 @@
 """What a run leaves on disk, ``runs/<dataset>/<experiment>/seed<k>/``, and how to read it again.
 
+The runs of a cross-validated seed are in ``seed<k>_folds/fold0/``, ``fold1/``, ...; `load_probabilities` and
+`load_history` take ``seed<k>_folds`` for one run that was tested on the clips of all folds.
+
     config.json             all that is needed to rebuild the network and to feed it
     model.safetensors       weights of the epoch chosen on validation
     history.jsonl           a line for each epoch
@@ -57,26 +60,43 @@ def commit():
     return done.stdout.strip() or None
 
 
-def data_fingerprints(dataset):
+def run_folder(runs_dir, dataset, experiment, seed, fold=None):
+    """Where a run is kept: ``<runs_dir>/<dataset>/<experiment>/seed<k>``, or ``seed<k>_folds/fold<fold>``."""
+    folder = Path(runs_dir) / dataset / experiment
+    return folder / f"seed{seed}" if fold is None else folder / f"seed{seed}_folds" / f"fold{fold}"
+
+
+def fold_runs(run_dir):
+    """The runs of all folds in the folder of a cross-validated seed, finished or not; of any other folder none."""
+    begun = next(Path(run_dir).glob("fold*/config.json"), None)
+    return [Path(run_dir) / f"fold{k}" for k in range(load_config(begun.parent).get("folds", 0))] if begun else []
+
+
+def data_fingerprints(dataset, split="split"):
     """What a run learns and is tested on, in sixteen letters for each file.
 
     Parameters
     ----------
     dataset : FeatureDataset or JointDataset
+    split : {"split", "fold"}
+        The column of the tracks that says which clips are tested.
 
     Returns
     -------
     dict of str to str
-        ``tracks.csv``, its genres, splits and artists; ``index.csv``; and each array that is read, pitch-shifted
-        copies included if they are open. Every byte counts: 0.1 s for FMA-small's 131 MB of mel128.
+        ``tracks.csv``, its genres, splits or folds, and artists; ``index.csv``; and each array that
+        is read, pitch-shifted copies included if they are open. Every byte counts, 0.1 s for FMA-small's 131 MB of
+        mel128; later runs on the same dataset do not read the files again.
     """
-    used = dataset.tracks[["genre", "split"]].assign(artist=dataset.artists).sort_index()
+    used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
              for name, table in (("tracks.csv", used), ("index.csv", dataset.tracks["status"]))}
     for part in getattr(dataset, "parts", [dataset]):
         for name in (part.feature, *(copy_name(part.feature, semitones) for semitones in part.copies or ())):
-            with open(part.features_dir / f"{name}.npy", "rb") as file:
-                found[f"{name}.npy"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            if name not in part.hashes:
+                with open(part.features_dir / f"{name}.npy", "rb") as file:
+                    part.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            found[f"{name}.npy"] = part.hashes[name]
     return found
 
 
@@ -146,20 +166,22 @@ def is_finished(run_dir):
     return (run_dir / "probabilities.npz").is_file()
 
 
-def save_state(run_dir, model, optimizer, history, mean=None):
-    """Write what an interrupted run needs to go on after this epoch; `mean` is that of the weights, if there is one."""
-    import torch  # here, as in load_state: who only reads results does without
+def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
+    """Write what an interrupted run needs to continue after this epoch, with the mean of its weights and its scaler."""
+    import torch  # here, as in load_state: reading results needs no torch
 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     if mean:
         state["mean"] = mean.state_dict()
+    if scaler and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
     save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
-def load_state(run_dir, model, optimizer, mean=None):
-    """Set model, optimizer and the mean of the weights to the last finished epoch of an interrupted run.
+def load_state(run_dir, model, optimizer, mean=None, scaler=None):
+    """Set model, optimizer, mean of the weights and scaler to the last finished epoch of an interrupted run.
 
     Returns
     -------
@@ -177,6 +199,8 @@ def load_state(run_dir, model, optimizer, mean=None):
         optimizer.load_state_dict(state["optimizer"])
         if mean:
             mean.load_state_dict(state["mean"])
+        if scaler and scaler.is_enabled():
+            scaler.load_state_dict(state["scaler"])
         return state["history"]
     except Exception as error:      # torch raises half a dozen kinds for a damaged file
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
@@ -205,7 +229,10 @@ def load_weights(run_dir, model):
 
 
 def load_history(run_dir):
-    """The epochs of a run, as a list of dict."""
+    """The epochs of a run, as a list of dict; of a cross-validated seed, the means over its folds."""
+    if folds := [load_history(part) for part in fold_runs(run_dir)]:
+        return [{key: type(value)(np.mean([epoch[key] for epoch in epochs])) for key, value in epochs[0].items()}
+                for epochs in zip(*folds, strict=False)]        # as many as the shortest has
     path = Path(run_dir) / "history.jsonl"
     try:
         history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -261,8 +288,12 @@ def load_probabilities(run_dir, split="test"):
     Returns
     -------
     dict of ndarray
-        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,).
+        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,). Of
+        a cross-validated seed, the clips of all folds.
     """
+    if folds := [load_probabilities(part, split) for part in fold_runs(run_dir)]:
+        return {key: np.concatenate([said[key] for said in folds]) if key != "genres" else folds[0][key]
+                for key in folds[0]}
     path = Path(run_dir) / "probabilities.npz"
     if not path.is_file():
         raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
@@ -281,3 +312,8 @@ def load_probabilities(run_dir, split="test"):
         raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
 
 
+def known_artists(said):
+    """Artists of what `load_probabilities` gives; None if no artist is known, for intervals over clips."""
+    alone = [artist in (str(track), f"track {track}")           # as `fma.artists_of` writes them
+             for artist, track in zip(said["artists"].tolist(), said["tracks"].tolist(), strict=True)]
+    return None if all(alone) else said["artists"]

@@ -2,14 +2,14 @@
 
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
-from evaluation import format_interval
+from evaluation import format_interval, largest_share
 from learning.runs import load_history, load_probabilities, save_whole
 from plots.runs import plot_confusion, plot_history, plot_intervals, plot_roc
 from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, no_axis_line, styled
+from study.result_files import seed_folders
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
@@ -86,7 +86,8 @@ def plot_forest(results):
             for name, colour in FAMILIES.items() if name in map(family, order)]
     if any(line.get_marker() == "D" for line in axes.lines):
         keys += axes.plot([], [], **OPEN, label="reported by the original")
-    keys.append(axes.axvline(100 / len(test["genres"]), color=PLAIN, linestyle=":", linewidth=1, label="chance"))
+    chance = 100 * largest_share(test["genres"])
+    keys.append(axes.axvline(chance, color=PLAIN, linestyle=":", linewidth=1, label="chance"))
     figure.legend(handles=keys, loc="outside upper center", ncols=3)
     return figure
 
@@ -208,7 +209,7 @@ def save_figures(result, runs_dir, folder):
     """Curves, ROC and confusion matrix of an experiment, as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     name, genres = result["experiment"], list(result["test"]["genres"])
-    runs = [Path(runs_dir) / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
+    runs = seed_folders(result, runs_dir)
     test = load_probabilities(runs[0])
     for kind, figure in (
         ("history", plot_history([load_history(run) for run in runs], selected=[s["epoch"] for s in result["seeds"]])),
@@ -222,6 +223,6 @@ def save_intervals(results, path):
     """Accuracies of some results with their intervals, as a PNG file."""
     tests = [r["test"] for r in results]
     figure = plot_intervals([r["experiment"] for r in results], [t["accuracy"] for t in tests],
-                            [t["interval"] for t in tests], chance=1 / len(tests[0]["genres"]))
+                            [t["interval"] for t in tests], chance=largest_share(tests[0]["genres"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path, partial(figure.savefig, format="png"))

@@ -32,10 +32,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from evaluation import summarise
 from fma import SPLITS, DataError, progress_bar
-from learning.runs import commit, is_finished, load_config, load_probabilities, save_probabilities, save_whole
-from study.result_files import read_result, save_result
+from learning.folds import leaking_artists, take_fold
+from learning.runs import (
+    commit,
+    fold_runs,
+    is_finished,
+    load_config,
+    load_probabilities,
+    run_folder,
+    save_probabilities,
+    save_whole,
+)
+from study.result_files import (
+    accuracy_of,
+    other_protocol,
+    over_folds,
+    read_result,
+    save_result,
+    seed_line,
+    summarise_tests,
+)
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
@@ -140,7 +157,8 @@ def fit_seed(name, data, seed, run_dir, config):
                                        for split in SPLITS[1:]})
 
 
-def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True):
+def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True,
+                  folds=False):
     """Fit classifiers on the training clips, and write their results.
 
     Parameters
@@ -156,6 +174,8 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
         ``<runs_dir>/<dataset>/baseline_<name>/seed<k>/`` keeps each clip's scores. What is there of the same
         classifier, columns and values is not fitted again. With fewer columns, ``_<only>`` follows the name.
     progress : bool
+    folds : bool
+        Cross-validate by artist, see learning/folds.py: with each seed a classifier for each fold.
 
     Returns
     -------
@@ -167,31 +187,33 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     versions = {"python": platform.python_version(),
                 **{lib: importlib.metadata.version(lib) for lib in ("numpy", "scipy", "scikit-learn")}}
     common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
-              "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions,
-              "commit": commit()}
-    seeds = {name: range(_count_seeds(name, _result_path(results_dir, data, name), repeats)) for name in names}
-    runs = {}
-    for name in progress_bar(names, unit="classifier", delay=2, show=progress):      # none where all is there already
-        folder = Path(runs_dir) / data.name / f"baseline_{name}{data.suffix}"
-        runs[name] = [folder / f"seed{seed}" for seed in seeds[name]]
-        for seed, run_dir in zip(seeds[name], runs[name], strict=True):
-            model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
-            fit_seed(name, data, seed, run_dir, {**common, "model": model, "training": {"seed": seed}})
+              "versions": versions, "commit": commit()}
+    paths = {name: Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json" for name in names}
+    seeds = {name: range(_count_seeds(name, paths[name], repeats, folds)) for name in names}
+    count, runs = take_fold(data, 0) if folds else 1, {name: [] for name in names}
+    for fold in range(count) if folds else [None]:
+        config = common | ({"fold": fold, "folds": take_fold(data, fold)} if folds else {})
+        config |= {"feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()},
+                   "leaks": leaking_artists(data, ["test"])}
+        for name in progress_bar(names, unit="classifier", delay=2, show=progress):  # none where all is there already
+            for seed in seeds[name]:
+                run_dir = run_folder(runs_dir, data.name, paths[name].stem, seed, fold)
+                model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
+                fit_seed(name, data, seed, run_dir, {**config, "model": model, "training": {"seed": seed}})
+                runs[name] += [run_dir.parent if folds else run_dir] * (not fold)
     results = {name: _summarise(name, paths, data.suffix) for name, paths in runs.items()}
     for name, result in results.items():
-        save_result(_result_path(results_dir, data, name), result, [load_probabilities(run) for run in runs[name]])
+        save_result(paths[name], result, [load_probabilities(run) for run in runs[name]])
     return results, runs
 
 
-def _result_path(results_dir, data, name):
-    return Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json"
-
-
-def _count_seeds(name, path, repeats):
-    """How many seeds to fit: a result of more is not replaced by one of fewer."""
+def _count_seeds(name, path, repeats, folds):
+    """How many seeds to fit: a result of more, or of another protocol, is not replaced."""
+    result = read_result(path)
+    if result and bool(result.get("folds")) != folds:
+        raise DataError(f"{path} holds {other_protocol(folds)}: pass another --results-dir, or delete it")
     if repr(CLASSIFIERS[name](0)) == repr(CLASSIFIERS[name](1)):        # it draws nothing
         return 1
-    result = read_result(path)
     there = len(result["seeds"]) if result else 1
     if repeats and there > repeats:
         raise DataError(f"{path} has more than {repeats} seed(s): pass --repeats {there}, or another --results-dir")
@@ -200,21 +222,20 @@ def _count_seeds(name, path, repeats):
 
 def _summarise(name, runs, suffix):
     """The result of a classifier, for the tables that the networks' results are in."""
-    tests, configs = [load_probabilities(run) for run in runs], [load_config(run) for run in runs]
-    seeds = [{"seed": config["training"]["seed"], "epoch": None, "epochs": None,
-              **{split: _accuracy(load_probabilities(run, split)) for split in SPLITS[1:]},
-              "test_max": None, "seconds": config["seconds"]} for run, config in zip(runs, configs, strict=True)]
-    summary = summarise(tests[0]["labels"], np.stack([test["probabilities"] for test in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    config = configs[0]
-    return {"experiment": f"baseline_{name}{suffix}", "dataset": config["dataset"], "seeds": seeds, "test": summary,
+    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
+    config, seeds = configs[0], [seed_line(run, _outcome) for run in runs]
+    return {"experiment": f"baseline_{name}{suffix}", "dataset": config["dataset"], "seeds": seeds,
+            "test": summarise_tests([load_probabilities(run) for run in runs]),
             "parameters": None, "reported": None if suffix else REPORTED.get(name),
             "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"], "commit": config.get("commit")}
+            "device": config["device"], "versions": config["versions"], "commit": config.get("commit"),
+            **over_folds(seeds, configs)}
 
 
-def _accuracy(said):
-    return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
+def _outcome(run):
+    """What a fitted classifier came to, as a line of a result holds it."""
+    right = {split: accuracy_of(load_probabilities(run, split)) for split in SPLITS[1:]}
+    return {"epoch": None, "epochs": None, **right, "test_max": None, "seconds": load_config(run)["seconds"]}
 
 
 def tsne_map(values, seed=0):

@@ -13,7 +13,7 @@ from datasets import JointDataset
 from evaluation import compare_correctness, holm
 from fma import DataError
 from learning.devices import autocast, choose_precision, keep_memory
-from learning.runs import load_config, load_probabilities, load_weights
+from learning.runs import fold_runs, load_config, load_probabilities, load_weights
 from study.predictions import compare_predictions, correctness, load_predictions, prediction_table
 from study.rows import EXPERIMENTS
 from training import MODELS, build
@@ -140,6 +140,7 @@ def shuffled_accuracy(run, dataset, piece=20, seed=0):
     Parameters
     ----------
     run : Path
+        A finished run, or a cross-validated seed: each network is asked the clips that it was tested on.
     dataset : FeatureDataset
         The one that the run was trained on.
     piece : int
@@ -152,10 +153,15 @@ def shuffled_accuracy(run, dataset, piece=20, seed=0):
     in_order, shuffled : float
         Accuracies, 0 to 1.
     """
+    if parts := fold_runs(run):
+        clips = [len(load_probabilities(part)["labels"]) for part in parts]
+        both = [shuffled_accuracy(part, dataset, piece, seed) for part in parts]
+        return tuple(np.average(both, axis=0, weights=clips).tolist())
     config = load_config(run)
     network = load_weights(run, build(config)).to(dataset.device, memory_format=torch.channels_last).eval()
     dataset.normalise(**config["normalisation"])
-    rows, rng, right = dataset.rows["test"], np.random.default_rng(seed), np.zeros(2)
+    rows = dataset.tracks.index.get_indexer(load_probabilities(run)["tracks"])
+    rng, right = np.random.default_rng(seed), np.zeros(2)
     pieces = np.array_split(np.arange(dataset.shape[1]), -(-dataset.shape[1] // piece))
     with torch.no_grad():
         for part in np.array_split(rows, -(-len(rows) // 64)):

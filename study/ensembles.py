@@ -17,10 +17,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from evaluation import summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from learning.runs import commit, load_config, load_probabilities
-from study.result_files import read_result, save_result
+from study.result_files import read_result, save_result, summarise_tests
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
@@ -136,10 +135,8 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
         tests.append(said["test"])
     config = load_config(_seed_of(folders[0], 0))
     features = sorted({f for folder in folders for f in load_config(_seed_of(folder, 0))["feature"].split("+")})
-    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    result = {"experiment": name, "dataset": dataset, "seeds": seeds, "test": summary, "parameters": None,
-              "reported": None,
+    result = {"experiment": name, "dataset": dataset, "seeds": seeds, "test": summarise_tests(tests),
+              "parameters": None, "reported": None,
               "config": {"model": {"class": f"{len(folders)} models", "args": {"weights": weights}},
                          "feature": "+".join(features), "feature_parameters": {}, "scale": "db", "training": {}},
               "device": config["device"], "versions": config["versions"], "commit": commit(),

@@ -115,4 +115,5 @@ QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}
 QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for those whose steps take long
 
 TITLES = {"demo": "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music",
-          "fma_small": "FMA-small, official split", "emotify": "Emotify-400"}
+          "fma_small": "FMA-small, official split", "emotify": "Emotify-400",
+          "allmusic": "AllMusic-492"}

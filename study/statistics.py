@@ -143,6 +143,7 @@ class Statistics:
         table = (cached_statistics(data_dir, features, subset, features_dir) if features
                  else load_statistics(data_dir, subset, features_dir))
         self.tracks, self.feature = load_tracks(data_dir, subset), "+".join(features) or "statistics"
+        self.data_dir, self.subset = data_dir, subset
         self.suffix = f"_{only or self.feature}" if only or features else ""  # of the names of results and runs
         if only:
             table = table.loc[:, [column[:2] in ONLY[only] for column in table.columns]]
@@ -152,9 +153,15 @@ class Statistics:
         self.values = table.reindex(self.tracks.index).to_numpy(np.float64, copy=True)
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes.astype(np.int64)
+        self.labels, self.artists = torch.from_numpy(labels), artists_of(self.tracks)
+        self.use_split(self.tracks["split"].to_numpy())
+
+    def use_split(self, split):
+        """Share the tracks out anew, as `FeatureDataset.use_split` does."""
+        self.tracks, labels = self.tracks.assign(split=split), self.labels.numpy()
         wanted = (labels >= 0) & self.tracks["split"].isin(SPLITS).to_numpy()
         usable = wanted & np.isfinite(self.values).all(axis=1)
-        self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
+        self.rows = {s: np.flatnonzero(usable & (split == s)) for s in SPLITS}
         self.left_out = int(wanted.sum() - usable.sum())
         counts = np.bincount(labels[self.rows["training"]], minlength=len(self.genres))
         few = [genre for genre, count in zip(self.genres, counts, strict=True) if count < 2]
@@ -162,9 +169,8 @@ class Statistics:
         if few or empty or counts.sum() < 5:    # two to have a variance, five to be neighbours
             what = f"genre {some(few)} has fewer than two training clips" if few else (
                 f"there is no {some(empty)} clip" if empty else "there are fewer than five training clips")
-            raise DataError(f"{data_dir}: {what} with statistics ({self.left_out} tracks have none); "
+            raise DataError(f"{self.data_dir}: {what} with statistics ({self.left_out} tracks have none); "
                             "python fma.py says what is wrong with the metadata")
-        self.labels, self.artists = torch.from_numpy(labels), artists_of(self.tracks)
 
     def __repr__(self):
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)

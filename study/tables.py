@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import format_accuracy, format_interval
+from evaluation import format_accuracy, format_interval, largest_share
 from fma import DataError
+from learning.folds import leak_warning
 from learning.runs import save_whole
 from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result
@@ -56,30 +57,80 @@ def results_table(results, seconds=False):
         place = columns.index("parameters")
         rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
     notes = []
+    folds = [r["folds"]["count"] if r.get("folds") else None for r in results]
+    more = [("protocol", ["one split" if n is None else f"{n} folds" for n in folds])] if len(set(folds)) > 1 else []
+    if any(map(is_unbalanced, results)):
+        more += [("balanced %", list(map(_balanced, results))),
+                 ("macro F1 %", [_percent(r["test"], "macro_f1") for r in results])]
+        share, classes = largest_share(results[0]["test"]["genres"]), len(results[0]["test"]["genres"])
+        notes.append(f"Genres differ in size: chance is {100 * share:.1f} %, the largest one's share of the clips, and "
+                     f"{100 / classes:.1f} % of balanced accuracy (mean recall over genres).")
+    columns, rows = _beside(columns, rows, more)
     if results[0]["dataset"].startswith("fma_"):        # beside our protocol the original's, which chooses on test
         best = [[s["test_max"] for s in r["seeds"]] for r in results]
         best = [None if None in values else mean_and_sd(values) for values in best]
         reported = [_reported(r) for r in results]
-        for column, cells in (("test_max %", best), ("reported %", reported)):
-            if any(cells):
-                columns, rows = [*columns, column], [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        more = [(column, cells) for column, cells in (("test_max %", best), ("reported %", reported)) if any(cells)]
+        columns, rows = _beside(columns, rows, more)
         said = ["test_max"] * any(best) + ["the original’s reported figures"] * (any(best) and any(reported))
         if said:
             notes.append(f"{' and '.join(said)}: best test accuracy over saved epochs, not comparable.")
         if any(figure and r["experiment"].startswith("baseline_") for figure, r in zip(reported, results, strict=True)):
             notes.append("The original's baselines: all 518 statistics, a random split with artists on both sides.")
-    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}"
+    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}{leak_note(results)}"
+
+
+def _beside(columns, rows, more):
+    """A table with more columns, each a name and its cells."""
+    return [*columns, *(name for name, _ in more)], [
+        [*row, *cells] for row, cells in zip(rows, zip(*(cells for _, cells in more), strict=True) if more else
+                                             [()] * len(rows), strict=True)]
+
+
+def is_unbalanced(result, most=1.5):
+    """Whether the largest genre has more than `most` times the test clips of the smallest."""
+    clips = [genre["clips"] for genre in result["test"]["genres"].values()]
+    return max(clips) > most * min(clips)
+
+
+def _balanced(result):
+    """Balanced accuracy; of results from before it was noted, from the recall of each genre."""
+    recalls = [g["accuracy"] for g in result["test"]["genres"].values() if g["accuracy"] is not None]
+    return _percent({"balanced_accuracy": float(np.mean(recalls))} | result["test"], "balanced_accuracy")
+
+
+def _percent(test, figure):
+    """Mean and standard deviation of a figure over seeds; None where it was not noted."""
+    if test.get(figure) is None:
+        return None
+    return format_accuracy({"accuracy": test[figure], "accuracy_sd": test.get(f"{figure}_sd")})
+
+
+def leak_note(results):
+    """A paragraph that calls out artists on both sides, if there are any."""
+    most = max(r.get("leaks", 0) for r in results)
+    return f"\n\n{leak_warning(most)}" if most else ""
 
 
 def measured_on(results):
-    """The sentence under a table: data, clips, artists, seeds, protocol."""
-    clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
-                             for what in ("clips", "artists", "seeds"))
-    name, trained = results[0]["dataset"], any(r["seeds"][0]["epoch"] is not None for r in results)
+    """The sentence under a table: data, protocol, clips, artists, seeds."""
+    known = sorted({r["test"]["artists"] for r in results} - {None})
+    clips, seeds = (span(sorted({r["test"][what] for r in results})) for what in ("clips", "seeds"))
+    title, trained = title_of(results), any(r["seeds"][0]["epoch"] is not None for r in results)
     fitted = any(r["experiment"].startswith("ensemble_") for r in results)
-    return (f"Measured on {TITLES.get(name, name)}; {clips} test clips of {artists} artists, {seeds} "
+    folded = sorted({r["folds"]["count"] for r in results if r.get("folds")})
+    every = all(r.get("folds") for r in results)
+    return (f"Measured on {title}; {f'{span(folded)} folds by artist; ' if folded else ''}{clips} test clips"
+            f"{f' of {span(known)} artists' if known else ''}, {'each tested once, ' if every else ''}{seeds} "
             f"seed{'' if seeds == '1' else 's'}, {'epoch chosen on validation, ' if trained else ''}"
-            f"{'weights of ensembles fitted on validation, ' if fitted else ''}interval over artists.")
+            f"{'weights of ensembles fitted on validation, ' if fitted else ''}"
+            f"interval over {'artists' if known else 'clips, artists unknown'}.")
+
+
+def title_of(results):
+    """What a table calls the data of its results; a split, if that was used."""
+    title = TITLES.get(results[0]["dataset"], results[0]["dataset"])
+    return title.removesuffix(", official split") if all(r.get("folds") for r in results) else title
 
 
 def span(values):
@@ -154,7 +205,8 @@ def ablations_table(results, results_dir="results"):
             for (change, base, changed), (_, f) in zip(pairs, found.iterrows(), strict=True)]
     columns = ["experiment", "change", "validation %", "changed", "test %", "changed", "difference",
                "95 % interval", "p (Holm)"]
-    return format_table(rows, columns) + "\n\n" + measured_on([r for _, *both in pairs for r in both])
+    both = [r for _, *pair in pairs for r in pair]
+    return f"{format_table(rows, columns)}\n\n{measured_on(both)}{leak_note(both)}"
 
 
 def p_word(p):

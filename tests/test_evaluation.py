@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 import evaluation as ev
+from study import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 GENRES = ["Electronic", "Folk", "Hip-Hop", "Rock"]
@@ -108,7 +110,7 @@ def test_confusion_rows_are_true_genres():
     (lambda: ev.holm([0.1, np.nan]), "from 0 to 1"),
     (lambda: ev.summarise([0, 1], np.eye(2), None, ["Rock"]), "1 genres for probabilities of 2 classes"),
     (lambda: ev.summarise([0, 1], np.eye(2), [1], ["Folk", "Rock"]), "artists"),
-    (lambda: ev.format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
+    (lambda: tables.format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
 ])
 def test_errors_say_what_is_wrong_in_a_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -247,6 +249,11 @@ def test_summary_of_several_seeds():
     assert confusion.sum() == 600
     recall = confusion.diagonal() / confusion.sum(1)
     assert [summary["genres"][g]["accuracy"] for g in GENRES] == pytest.approx(recall, abs=1e-6)
+    for figure, of in (("balanced_accuracy", metrics.balanced_accuracy_score),
+                       ("macro_f1", partial(metrics.f1_score, average="macro"))):
+        oracle = [of(labels, p.argmax(-1)) for p in probabilities]
+        assert summary[figure] == pytest.approx(np.mean(oracle), abs=1e-6)
+        assert summary[f"{figure}_sd"] == pytest.approx(np.std(oracle, ddof=1), abs=1e-6)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -263,14 +270,14 @@ def test_summary_of_a_run_is_that_of_one_seed():
     labels, probabilities, artists = fake()
     one = ev.summarise(labels, probabilities, artists, GENRES)
     assert one == ev.summarise(labels, probabilities[None], artists, GENRES)
-    assert ev.summarise(labels, probabilities, None, GENRES)["artists"] == len(labels)
+    assert ev.summarise(labels, probabilities, None, GENRES)["artists"] is None
 
 
 def test_table_lines_up_and_is_markdown():
     rows = [["CNN | wide", "45.5 ± 0.4", None, 0.5], ["B", "**51.1**", "42.1 – 48.9", 12]]
-    table = ev.format_table(rows, ["network", "test", "interval", "p"])
+    table = tables.format_table(rows, ["network", "test", "interval", "p"])
     lines = table.split("\n")
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "|:------------|-----------:|------------:|----:|"
     assert r"CNN \| wide" in lines[2] and "| 45.5 ± 0.4 |           – | 0.5 |" in lines[2]
-    assert ev.format_table([], ["a", "b"]).count("\n") == 1
+    assert tables.format_table([], ["a", "b"]).count("\n") == 1

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("options, words", [
     (["--optimizer", "sgd"], "optimizer 'sgd' is unknown: choose adam, adamw"),
-    (["--precision", "float16"], "precision 'float16' is unknown: choose auto, float32, bfloat16"),
+    (["--precision", "float64"], "precision 'float64' is unknown: choose auto, float32, bfloat16, float16"),
     (["--epochs", 0], "epochs must be above 0"),
     (["--batch-size", -1], "batch_size must be above 1"),
     (["--lr", "nan"], "lr must be above 0"),
@@ -44,7 +44,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing_behind(tiny, tmp_path, c
 @pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("True", True), ("FALSE", False)])
 def test_true_and_false_parse(tiny, monkeypatch, text, value):
     got = {}
-    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *rest: got.update(settings) or 1 / 0)
+    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *_, **__: got.update(settings) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.main(["chroma_cqt_square", "--data-dir", str(tiny), "--one-cycle", text])
     assert got == {"one_cycle": value}
@@ -202,7 +202,7 @@ def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
     for folder, warned in ((tiny, False), (data, True)):
         training.run("short", {"feature": "chroma_cqt", "model": "SquareCNN"}, folder, SHORT | {"epochs": 1},
                      tmp_path / "runs", device="cpu")
-        assert ("Beware: 1 artists" in capsys.readouterr().err) is warned
+        assert ("warning: 1 artists" in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize("row, message", [

@@ -172,7 +172,7 @@ def test_two_runs_on_the_same_workers_do_not_mix(run, cache, tmp_path):
 
 def test_a_killed_client_goes_on_where_it_was(small, cache, workers, tmp_path, run):
     folder = tmp_path / "features"
-    code = "import sys, cluster, features\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
+    code = "import sys, features\nfrom audio import cluster\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, "--data-dir", small, "--features-dir", folder, "--features",
                                 *NAMES, "--scheduler", workers.scheduler_address], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -206,7 +206,7 @@ def test_without_dask_or_a_scheduler_a_line_says_what_to_do(small, tmp_path, cap
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
 def test_workers_keep_their_memory_between_clips():
-    code = ("import resource, cluster\ncluster.keep_memory()\n"
+    code = ("import resource\nfrom audio import cluster\ncluster.keep_memory()\n"
             "for k in range(9):\n    del (x := bytearray(2**23))[:]\n    if k == 3:\n"
             "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n")

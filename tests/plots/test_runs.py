@@ -50,7 +50,7 @@ def test_importing_and_plotting_leave_matplotlib_as_it_was():
             "import matplotlib\n"
             "settings = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}\n"
             "matplotlib.rcParams['font.size'] = 30; before = settings()\n"
-            "figure = figures.plot_confusion([[3, 1], [0, 2]], ['Folk', 'Rock'])\n"
+            "figure = plots.runs.plot_confusion([[3, 1], [0, 2]], ['Folk', 'Rock'])\n"
             "assert figure.axes[0].xaxis.label.get_size() == 10\n"  # the reader's 30 does not get in
             "assert settings() == before and 'matplotlib.pyplot' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
