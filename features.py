@@ -5,9 +5,9 @@
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
-Clips are shared out over processes, which write each its own rows of one array per feature. Killed at
-any moment, the same command goes on where it stopped and ends in the same bytes: arrays grow in
-``features/.partial`` and get their names when all rows are there (audio/cache.py).
+Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
+moment, running it again continues and gives the same bytes: arrays grow in ``features/.partial`` and are moved when
+all rows are there (audio/cache.py).
 """
 
 import argparse
@@ -40,7 +40,7 @@ from audio.transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
 from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
 
-LIMIT = 60      # seconds that a clip may take, or 10 for each array if these are more: a clip of 30 s takes 0.1 or so
+LIMIT = 60      # seconds that a clip may take, or 10 for each array if that is more; it normally takes 0.1
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -52,14 +52,14 @@ def cpu_count():
 
 
 def _compile(names):
-    """numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
-    other's files, and what loads them crashes. So it is done before there are workers."""
+    """Let numba compile parts of librosa, which it stores on disk, before workers start: several that do so at once
+    damage each other's files, and loading those crashes."""
     compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE, names)
 
 
 def _results(rows, workers, setup, work=process_row, client=None):
-    """Process the rows, in so many processes that may die of one, or (0) in this, or on a client's Dask workers; yield
-    (row, status) in any order."""
+    """Process the rows in so many processes, or (0) in this one, or on a client's Dask workers; yield (row, status) in
+    any order."""
     if not workers and not client:
         from threadpoolctl import threadpool_limits
 
@@ -80,13 +80,13 @@ def _results(rows, workers, setup, work=process_row, client=None):
         done = in_processes(rows, work, workers, limit, start_worker, setup)
     for row, found, reason in done:
         if reason:
-            empty_row(partial, infos, row)          # it may have died while it wrote
+            empty_row(partial, infos, row)          # it may have died while writing
             say(f"{audio_path(data_dir, ids[row], subset)} is undecodable: it {reason}, twice")
         yield found or (row, "undecodable")
 
 
 def _results_on(device, rows, workers, setup):
-    """The same on a GPU: processes decode, and this one computes what they send, a batch at a time."""
+    """The same on a GPU: processes decode, and this one computes features in batches."""
     from audio.gpu import extract_stream
 
     open_worker(*setup)
@@ -99,7 +99,7 @@ def _results_on(device, rows, workers, setup):
 
 def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True,
                device=None, scheduler=None, shard=None):
-    """Compute features of every clip of a collection; what the cache has already is kept.
+    """Compute features of every clip of a collection; those that the cache already has are kept.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
     workers : int, optional
-        Processes; one per core by default. 1 is this process, which a clip that crashes it takes along.
+        Processes; one per core by default. 1 is this process, which a clip that crashes its decoder would end.
     progress : bool
         Show a progress bar.
     device : torch.device, optional
@@ -191,10 +191,10 @@ def _fill(names, setup, workers, progress, device, client=None, shard=None, join
 
 
 def _compute(todo, status, known, journal, workers, progress, setup, device, client):
-    """Process the clips that are left, and note each in the journal when its rows are written."""
+    """Process the remaining clips, and add each to the journal when its rows are written."""
     if not todo:
         return
-    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # others take seconds to start
+    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # a process takes seconds to start
     bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in (_results_on(device, todo, workers, setup) if device else
@@ -209,7 +209,7 @@ def _compute(todo, status, known, journal, workers, progress, setup, device, cli
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Compute the features of every clip; goes on where it was stopped.")
+    parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME",
                         help=f"which of {', '.join(FEATURES)} (default: all but mel128)")

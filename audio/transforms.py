@@ -1,8 +1,8 @@
 """One clip: from a file to the six features of the study and mel128.
 
 A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourier transform (STFT) are
-made of it, and every feature is derived from these two. The numbers are librosa's. What librosa builds
-anew for each clip (the CQT's filters, half of its time) is built once per process.
+made of it, and every feature is derived from these two. The values are librosa's. The CQT's filters, which librosa
+builds for each clip in half of its time, are built once per process.
 """
 
 import os
@@ -18,9 +18,9 @@ N_FRAMES = 640          # kept of each clip: 29.7 s; a clip with fewer is "short
 CLIP_SECONDS = 30       # read of each file: FMA's clips are no longer, its full tracks are
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
-LOUDEST = 1e6           # amplitude: 16-bit numbers written as floats are below, what is above overflows when squared
+LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
-AT_ONCE = 2**25         # samples read at once, of all channels (134 MB): headers claim a thousand channels, or a day
+CHANNELS = 32           # no recording has more, but damaged headers do
 N_MELS, N_MFCC, N_BINS, BINS_PER_OCTAVE = 128, 20, 84, 12
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
@@ -57,37 +57,34 @@ class Undecodable(Exception):
 
 @contextmanager
 def open_audio(path):
-    """Open an audio file; whatever is wrong with it, then or while it is read, is `Undecodable`, said in a line.
+    """Open an audio file; any error, on opening it or while it is read, is raised as `Undecodable`.
 
-    Only regular files are opened: a pipe would wait for someone to write, a device has no end.
+    Only regular files are opened: a pipe would block, a device has no end.
     """
     import soundfile
 
     if not os.path.isfile(path):
         raise Undecodable("not a file")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
+        with soundfile.SoundFile(os.fsencode(path)) as file:        # the name may not be UTF-8
             if not RATES[0] <= file.samplerate <= RATES[1]:
                 raise Undecodable(f"a sample rate of {file.samplerate} Hz")
+            if file.channels > CHANNELS:
+                raise Undecodable(f"{file.channels} channels")
             yield file
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:    # TypeError: it is called x.raw
         raise Undecodable("not audio that libsndfile can read, or damaged") from error
 
 
 def read_mono(file, frames):
-    """Read on in a file that `open_audio` opened: the mean of its channels, fewer than `frames` (1 or more) at its end.
+    """Read the next `frames` samples, fewer at the end, of a file from `open_audio`: the mean of its channels.
 
-    It is read in blocks where that would take much memory. `Undecodable` if a sample is no number that sound can have.
+    `Undecodable` if a sample is not a number, or too large for audio.
     """
-    share = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    size, parts = AT_ONCE // file.channels, []
-    while frames > 0:
-        part = file.read(min(frames, size), dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore", over="ignore"):      # what is no sound is refused below, without a warning
-            parts.append(part @ share)                          # 25 times faster than mean
-        frames = frames - size if len(part) == size else 0
-    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):     # NaN is neither
+    samples = file.read(frames, dtype="float32", always_2d=True)
+    with np.errstate(invalid="ignore", over="ignore"):                      # such samples are rejected below
+        y = samples @ np.full(file.channels, 1 / file.channels, dtype=np.float32)       # 25 times faster than mean
+    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):         # neither is true of NaN
         raise Undecodable("samples that are not numbers, or too large to be sound")
     return y
 
@@ -112,8 +109,8 @@ def read_audio(path, seconds=CLIP_SECONDS):
     Raises
     ------
     Undecodable
-        If the file cannot be read as audio, holds no sample or one that is not a number of a plausible size, or has
-        a sample rate outside `RATES`.
+        If the file cannot be read as audio, holds no samples or implausible ones, has a sample rate outside `RATES`
+        or more than `CHANNELS`.
     """
     try:
         with open_audio(path) as file:
@@ -344,7 +341,7 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     Returns
     -------
     features : dict of str to ndarray, shape (bins, frames)
-        In the units of `FEATURES`. All frames there are; mel128 has 128.
+        In the units of `FEATURES`, all frames; mel128 has 128.
 
     Examples
     --------
