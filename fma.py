@@ -19,10 +19,6 @@ import os
 import sys
 from pathlib import Path
 
-import lazy_loader
-
-pd = lazy_loader.load("pandas")     # 0.3 s to import, which predict.py and --help do without
-
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each holds all tracks of those before it
 FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
@@ -154,6 +150,8 @@ def load_tracks(data_dir, subset="small"):
     DataError
         If the file is missing, lacks a needed column, names a track twice, or has none of the subset.
     """
+    import pandas as pd  # here: predict.py and --help do without its 0.3 s
+
     path = Path(data_dir) / "fma_metadata" / "tracks.csv"
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
@@ -204,6 +202,8 @@ def load_genres(data_dir):
         Columns title, parent (0 at the top) and top_level (the id of the root). Empty where there is no such
         file: a collection needs none.
     """
+    import pandas as pd
+
     path, columns = Path(data_dir) / "fma_metadata" / "genres.csv", ["title", "parent", "top_level"]
     if not path.is_file():
         return pd.DataFrame(columns=columns, index=pd.Index([], name="genre_id", dtype=int))
@@ -236,6 +236,8 @@ def sub_genres(tracks, genres):
     DataError
         If the genres of a track are not a list of ids, as FMA writes them.
     """
+    import pandas as pd
+
     if "genre_ids" not in tracks:
         return pd.Series([], index=tracks.index[:0], dtype=str, name="sub_genre")
     ids = tracks["genre_ids"].dropna().map(_genre_ids).explode().dropna().astype(int)
@@ -262,6 +264,8 @@ def effective_number(names):
     >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
     (4.0, 1.06)
     """
+    import pandas as pd
+
     counts = pd.Series(names).value_counts()
     return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
 
@@ -312,6 +316,8 @@ def same_files(paths):
 
 def genre_problems(tracks):
     """Genres that are hard to learn or to test, and fields that hold several of them: list of str, a line each."""
+    import pandas as pd
+
     genres = tracks["genre"].dropna()
     several = genres[genres.str.contains(r"[|;]|^\s*\[.*\]\s*$")]
     problems = [f"{len(several)} tracks have several genres in one field, which are taken for a genre of their own: "
@@ -381,6 +387,8 @@ def audit(data_dir, subset="small"):
 
 
 def main(argv=None):
+    import pandas as pd
+
     parser = argparse.ArgumentParser(description="Say what a data folder holds, and what is wrong with it.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
