@@ -194,7 +194,7 @@ def _compute(todo, status, known, journal, workers, progress, setup, device, cli
     """Process the remaining clips, and add each to the journal when its rows are written."""
     if not todo:
         return
-    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # a process takes seconds to start
+    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # each takes seconds to start
     bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in (_results_on(device, todo, workers, setup) if device else

@@ -12,17 +12,16 @@ other batch norm there): that equals one process only without batch norm, and a 
 """
 
 import argparse
-import hashlib
-import inspect
 import math
-import os
 import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")         # before torch is imported; see docs/speed.md
+# fma first: it sets how the threads of torch wait.
+from fma import SUBSETS, DataError, find_data, progress_bar, run_command
 
+# isort: split
 import torch
 import torch.distributed as dist
 
@@ -31,7 +30,6 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import JointDataset, open_dataset
 from evaluation import bootstrap_interval, format_interval
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command
 from fusion_models import Dense, Fusion
 from learning import runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
@@ -53,6 +51,7 @@ from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import EXPERIMENTS
 
+SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
                                   StatisticsResNet, Dense, Fusion)}
@@ -126,14 +125,13 @@ def fit(model, dataset, settings, run_dir, progress=True):
     """
     rank, size = world()
     if runs.is_finished(run_dir):
-        runs.load_weights(run_dir, model.to(dataset.device))
         return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
     optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
     scaler = gradient_scaler(settings.precision, dataset.device)
-    history = runs.load_state(run_dir, model, optimizer, mean, scaler)
+    history, best, saved = runs.load_state(run_dir, model, optimizer, mean, scaler), None, time.monotonic()
     tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
     for group in optimizer.param_groups if settings.graph else ():
         group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
@@ -143,11 +141,17 @@ def fit(model, dataset, settings, run_dir, progress=True):
                       desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
             history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, *tools))
-            if rank == 0:
-                if runs.selected(history) is history[-1]:
-                    runs.save_weights(run_dir, kept)
+            if runs.selected(history) is history[-1]:
+                best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
+            if rank == 0 and time.monotonic() >= saved + SAVE_EVERY:
+                best = best and runs.save_weights(run_dir, best)            # first: the state must not be ahead of it
                 runs.save_state(run_dir, model, optimizer, history, mean, scaler)
+                saved = time.monotonic()
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
+    if rank == 0:
+        if best:
+            runs.save_weights(run_dir, best)
+        runs.save_history(run_dir, history)
     if size > 1:
         dist.barrier()                                  # until the best weights are written
     runs.load_weights(run_dir, model)
@@ -196,13 +200,6 @@ def out_of_patience(history, settings):
 # ---------------------------------------------------------------- a run of an experiment
 
 
-def fingerprint(model):
-    """What a network computes, in twelve letters: its layers and its forward. Changed code is another network."""
-    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
-    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
-    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
-
-
 def build(config):
     """Rebuild the network of a run's config.json, with fresh weights."""
     if config["model"]["class"] not in MODELS:
@@ -216,6 +213,24 @@ def open_row(row, data_dir, subset=None, features_dir=None, device=None):
     keep_memory()
     return open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset or "small", features_dir,
                         choose_device(device))
+
+
+def check(name, settings, dataset, data_dir, fold):
+    """Raise a DataError if these settings do not fit this data, device or number of processes."""
+    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
+    if empty:
+        raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
+    if settings.chunk and isinstance(dataset, JointDataset):
+        raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
+    if settings.graph and not (dataset.device.type == "cuda" and dataset.is_held() and world()[1] == 1
+                               and not settings.pitch_copies):
+        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
+                        "leave out --graph")
+    if settings.pitch_copies and fold is not None:
+        raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
+    if settings.batch_size < 2 * world()[1]:
+        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: each needs "
+                        "two clips")
 
 
 def precision_of(run_dir, settings, model, dataset):
@@ -262,20 +277,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if dataset is None:
         dataset = open_row(row, data_dir, subset, features_dir, device)
     folds = None if fold is None else take_fold(dataset, fold)
-    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
-    if empty:
-        raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
-    if settings.chunk and isinstance(dataset, JointDataset):
-        raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
-    if settings.graph and not (device.type == "cuda" and dataset.is_held() and world()[1] == 1
-                               and not settings.pitch_copies):
-        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
-                        "leave out --graph")
-    if settings.pitch_copies and fold is not None:
-        raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
-    if settings.batch_size < 2 * world()[1]:
-        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: "
-                        "each needs two clips")
+    check(name, settings, dataset, data_dir, fold)
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
@@ -296,11 +298,10 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
-    config |= {"data": runs.data_fingerprints(dataset, "split" if fold is None else "fold"), "commit": runs.commit(),
-               "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    config |= {"fold": fold, "folds": folds} if folds else {}
+    config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
+               "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
-    config["model"]["fingerprint"] = fingerprint(model)
+    config["model"]["fingerprint"] = runs.fingerprint(model)
     if progress and world()[0] == 0:
         call_out_leaks(dataset)
     with runs.lock(run_dir, write=world()[0] == 0):

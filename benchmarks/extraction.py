@@ -2,7 +2,7 @@
 
     python benchmarks/extraction.py --data-dir data
 
-All times are taken in turns and given as medians, ratios turn by turn. benchmarks/README.md explains the table.
+All times are taken in turns and given as medians, ratios turn by turn. docs/speed.md explains the table.
 """
 
 import argparse

@@ -116,7 +116,8 @@ def cases(networks, cuda):
     graphs = (False, True) if cuda else (False,)
     for network in networks:
         yield network, "original", BATCHES[0], "float32", False, False
-        yield from ((network, "ours", BATCHES[0], precision, graph, False) for precision in PRECISIONS for graph in graphs)
+        yield from ((network, "ours", BATCHES[0], precision, graph, False)
+                    for precision in PRECISIONS for graph in graphs)
     yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
     yield from ((network, "ours", BATCHES[0], "bfloat16", False, True) for network in networks if network in COMPILED)
     yield from ((network, "ours", batch, precision, graph, False) for batch in BATCHES[1:] for network in networks

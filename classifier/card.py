@@ -1,4 +1,4 @@
-"""What exported weights are, what they can and cannot do, and how well they did: a model card [1]_ as Markdown.
+"""Model cards [1]_ of exported weights, as Markdown: what they are for, what not, and their accuracy.
 
 References
 ----------
@@ -57,15 +57,15 @@ to be sure should train on clips whose licences allow it.
 
 
 def model_card(name, card, default=False):
-    """The card of an export, as Markdown.
+    """The model card of an export, as Markdown.
 
     Parameters
     ----------
     name : str
     card : dict
-        As `classifier.export_run` returns it.
+        As `network.export_run` returns it.
     default : bool
-        Whether predict.py takes this network where none is named.
+        Whether predict.py uses this network by default.
 
     Returns
     -------

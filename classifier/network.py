@@ -1,8 +1,8 @@
-"""A trained network as something to use: exported with all that it needs, loaded, calibrated.
+"""A trained network ready to use: exported with everything it needs, loaded, calibrated.
 
     weights/<name>.safetensors      the weights
-    weights/<name>.json             the run's config, its calibration, and what it scored
-    weights/<name>.md               the same for people: the model card
+    weights/<name>.json             the run's config, calibration and test metrics
+    weights/<name>.md               the model card
 
 ``python -m classifier.network runs/fma_small/statistics_resnet/seed0 weights/statistics_resnet`` exports a run.
 """
@@ -24,11 +24,11 @@ DEFAULT = Path(__file__).resolve().parents[1] / "weights" / "statistics_resnet"
 
 @dataclass
 class Classifier:
-    """A network with what it takes to feed it and to read its answer."""
+    """A network with everything needed to prepare its input and interpret its output."""
 
     network: object         # nn.Module, in evaluation mode
     config: dict            # as runs.load_config gives it: feature, normalisation, genres, model
-    temperature: float      # logits are divided by it before the softmax
+    temperature: float      # divides the logits before the softmax
 
     @property
     def genres(self):
@@ -41,7 +41,7 @@ class Classifier:
         Parameters
         ----------
         x : ndarray, shape (clips, bins, frames)
-            In the feature's unit, as `transforms.extract` gives it.
+            In the feature's unit, as `transforms.extract` returns it.
 
         Returns
         -------
@@ -53,7 +53,7 @@ class Classifier:
             return (self.logits(self.normalised(x)) / self.temperature).softmax(1).numpy()
 
     def normalised(self, x):
-        """Clips as the network takes them: Tensor, shape (clips, bins, frames), float32."""
+        """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
         import torch
 
         mean, std = (torch.tensor(self.config["normalisation"][key]).reshape(-1, 1) for key in ("mean", "std"))
@@ -103,8 +103,7 @@ def read_config(path=DEFAULT):
     path, named, _, remedy = _files(path)
     with _damage_named(named, remedy):
         config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
-        _require_audio_feature(path, config)
-        _require_usual_frames(path, config)
+        _require_predictable(path, config)
     return config
 
 
@@ -128,21 +127,11 @@ def _damage_named(named, remedy):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{named} is damaged, or not of these weights ({reason}): {remedy}") from error
-
-
-def _require_usual_frames(path, config):
-    """An error unless the network learned clips, or chunks of clips, as long as predict.py makes them."""
-    from audio.transforms import FEATURES, N_FRAMES
-
-    frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
-    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} learned clips of {frames} frames, predict.py makes {made} of {config['feature']}: "
-                        "train again on a cache of features.py")
+        raise DataError(f"{named} is damaged, or does not match the weights ({reason}): {remedy}") from error
 
 
 def _rebuild(config, weights, remedy):
-    """The network of a config, if it is no larger than the file of its weights: damaged numbers ask for terabytes."""
+    """The network of a config, if no larger than its weights file: a damaged number could ask for terabytes."""
     import torch
 
     from training import build
@@ -150,12 +139,12 @@ def _rebuild(config, weights, remedy):
     with torch.device("meta"):                  # which allocates nothing
         claimed = sum(tensor.nbytes for tensor in build(config).state_dict().values())
     if not weights.is_file() or claimed > weights.stat().st_size:
-        raise DataError(f"{weights} has not the {claimed:,} bytes of the network in its .json: {remedy}")
+        raise DataError(f"{weights} does not have the {claimed:,} bytes of the network in its .json: {remedy}")
     return build(config)
 
 
 def _try_out(classifier):
-    """An error unless the classifier says something of what predict.py will ask it: here, of zeros."""
+    """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
     from audio.transforms import FEATURES, N_FRAMES
 
     feature = FEATURES[classifier.config["feature"]]
@@ -164,20 +153,26 @@ def _try_out(classifier):
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")
     if not named or said.shape != (1, len(classifier.genres)) or not np.isfinite(said).all():
-        raise ValueError("it gives no probability for each of its genres")
+        raise ValueError("its output is not one probability per genre")
 
 
 def _beside(path, ending):
-    """The file of an export; its name may have dots of its own."""
+    """A file of an export, whose name may contain dots."""
     return path.with_name(path.name + ending)
 
 
-def _require_audio_feature(path, config):
-    from audio.transforms import FEATURES
+def _require_predictable(path, config):
+    """An error unless predict.py can compute the feature from a file, in clips of the length in training."""
+    from audio.transforms import FEATURES, N_FRAMES
 
-    if config["feature"] not in FEATURES:
-        raise DataError(f"{path} reads {config['feature']}, which predict.py cannot compute from a file: choose a "
-                        f"network on one of {', '.join(FEATURES)}")
+    feature, frames = config["feature"], config["model"]["args"]["n_frames"]
+    if feature not in FEATURES:
+        raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for "
+                        f"one of {', '.join(FEATURES)}")
+    made = FEATURES[feature].get("frames_kept", N_FRAMES)
+    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
+        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {feature}: "
+                        "train again on a cache of features.py")
 
 
 def _load_tensors(path, network):
@@ -195,18 +190,18 @@ def _load_tensors(path, network):
 
 
 def fit_temperature(log_probabilities, labels):
-    """The number to divide logits by so that their softmax is as sure as it is right: temperature scaling [1]_.
+    """Temperature scaling: the divisor of the logits with which their softmax is calibrated [1]_.
 
     Parameters
     ----------
     log_probabilities : ndarray, shape (clips, classes)
-        Logits, or logarithms of probabilities, of clips that were not learned.
+        Logits, or logarithms of probabilities, of clips that were not trained on.
     labels : ndarray of int, shape (clips,)
 
     Returns
     -------
     float
-        Above 1 for a network that is too sure; between 0.05 and 20.
+        Above 1 for an overconfident network; between 0.05 and 20.
 
     References
     ----------
@@ -216,7 +211,7 @@ def fit_temperature(log_probabilities, labels):
     Examples
     --------
     >>> sure = np.log([[0.98, 0.02], [0.98, 0.02], [0.02, 0.98], [0.98, 0.02]])
-    >>> round(fit_temperature(sure, [0, 0, 1, 1]), 2)      # right three times of four: 0.75, not 0.98
+    >>> round(fit_temperature(sure, [0, 0, 1, 1]), 2)      # right in three of four: 0.75, not 0.98
     3.54
     """
     from scipy.optimize import minimize_scalar
@@ -231,14 +226,14 @@ def fit_temperature(log_probabilities, labels):
 
 
 def calibration_error(probabilities, labels, bins=10):
-    """Expected calibration error [1]_: how far sureness and share of right answers lie apart, over bins of sureness.
+    """Expected calibration error [1]_: mean gap between confidence and accuracy, over bins of confidence.
 
     Parameters
     ----------
     probabilities : ndarray, shape (clips, classes)
     labels : ndarray of int, shape (clips,)
     bins : int
-        Of equal width, from 0 to 1.
+        Number of bins of equal width, from 0 to 1.
 
     Returns
     -------
@@ -278,13 +273,13 @@ def export_run(run_dir, path):
     ----------
     run_dir : path-like
     path : path-like
-        Without an ending.
+        Without an extension.
 
     Returns
     -------
     dict
-        What the JSON holds: the run's config, ``temperature``, mean ``sureness`` on test, ``calibration_error`` there
-        before and after, and ``test``, as `evaluation.summarise` gives it.
+        The content of the JSON: the run's config, ``temperature``, mean confidence on test (``sureness``),
+        ``calibration_error`` there before and after, and ``test``, from `evaluation.summarise`.
     """
     import shutil
 
@@ -295,7 +290,7 @@ def export_run(run_dir, path):
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
-    _require_audio_feature(run_dir, config)
+    _require_predictable(run_dir, config)
     temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
     scores, labels = _log_probabilities(run_dir, "test")
     before, after = softmax(scores, 1), softmax(scores / temperature, 1)

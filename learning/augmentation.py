@@ -96,7 +96,7 @@ def _frames_from(x, start, frames):
     return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))
 
 
-def evenly_spaced_chunks(x, frames, count=None):
+def evenly_spaced_chunks(x, frames):
     """The chunks that validation and test average over: the first begins where the clip does, the last ends with it.
 
     Parameters
@@ -104,12 +104,11 @@ def evenly_spaced_chunks(x, frames, count=None):
     x : Tensor, shape (batch, bins, frames of a clip)
     frames : int
         Of a chunk.
-    count : int, optional
-        Chunks of each clip; by default as few as leave no frame out.
 
     Returns
     -------
-    Tensor, shape (batch, count, bins, frames)
+    Tensor, shape (batch, chunks, bins, frames)
+        As few chunks as cover every frame.
 
     Examples
     --------
@@ -117,7 +116,7 @@ def evenly_spaced_chunks(x, frames, count=None):
     [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
     """
     _check_chunk(x, frames)
-    count = count or math.ceil(x.shape[2] / frames)
+    count = math.ceil(x.shape[2] / frames)
     starts = [round(k * (x.shape[2] - frames) / max(1, count - 1)) for k in range(count)]
     return torch.stack([x[..., start : start + frames] for start in starts], 1)
 

@@ -12,6 +12,7 @@ The runs of a cross-validated seed are in ``seed<k>_folds/fold0/``, ``fold1/``, 
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -70,6 +71,13 @@ def fold_runs(run_dir):
     """The runs of all folds in the folder of a cross-validated seed, finished or not; of any other folder none."""
     begun = next(Path(run_dir).glob("fold*/config.json"), None)
     return [Path(run_dir) / f"fold{k}" for k in range(load_config(begun.parent).get("folds", 0))] if begun else []
+
+
+def fingerprint(model):
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters."""
+    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
 def data_fingerprints(dataset, split="split"):
@@ -175,9 +183,14 @@ def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
         state["mean"] = mean.state_dict()
     if scaler and scaler.is_enabled():
         state["scaler"] = scaler.state_dict()
+    save_history(run_dir, history)
+    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
+
+
+def save_history(run_dir, history):
+    """Write history.jsonl."""
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
-    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
 def load_state(run_dir, model, optimizer, mean=None, scaler=None):
@@ -206,11 +219,11 @@ def load_state(run_dir, model, optimizer, mean=None, scaler=None):
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
 
 
-def save_weights(run_dir, model):
-    """Write model.safetensors."""
+def save_weights(run_dir, weights):
+    """Write model.safetensors: a network's ``state_dict()``."""
     from safetensors.torch import save
 
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_whole(run_dir / "model.safetensors", lambda path: path.write_bytes(save(weights)))
 
 

@@ -1,4 +1,4 @@
-"""Train experiments with several seeds and keep their results."""
+"""Train experiments with several seeds and save their results."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +22,13 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     repeats : int
         Number of seeds.
     settings : dict, optional
-        Training settings that take precedence over the experiment's.
+        Training settings that override the experiment's.
     results_dir : path-like, optional
         ``results`` by default.
     seed : int
-        The first of the seeds.
+        The first seed.
     folds : bool
-        Cross-validate by artist: with each seed a network for each fold, see learning/folds.py.
+        Cross-validate by artist (learning/folds.py), with one network per seed and fold.
     **where
         ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
 
@@ -49,12 +49,12 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
 
 
 def train_seeds(name, data_dir, settings, seeds, folds=False, **where):
-    """Train an experiment with several seeds, with each on every fold if so asked, on a dataset that is opened once.
+    """Train an experiment with several seeds, each on every fold if `folds`, on a dataset that is opened once.
 
     Returns
     -------
     runs : list of Path
-        A folder for each seed, as `summarise_runs` takes them.
+        A folder for each seed, for `summarise_runs`.
     """
     from training import open_row, run
 
@@ -69,7 +69,7 @@ def train_seeds(name, data_dir, settings, seeds, folds=False, **where):
 
 
 def would_be_lost(path, row, settings, seeds, folds=False):
-    """What of a result that is there an experiment would overwrite: seeds, a schedule or a protocol of its own.
+    """What an experiment would overwrite in an existing result: other seeds, settings or another protocol.
 
     Returns
     -------
@@ -90,15 +90,15 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     try:
         new = asdict(Training(**{**row.get("training", {}), **settings}))
     except (TypeError, DataError):
-        return ""                                           # what is wrong with them is the run's to say
-    old = asdict(Training()) | old                          # what is off is not in it
+        return ""                                           # the run reports invalid settings
+    old = asdict(Training()) | old                          # it lacks settings that are off
     differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
 def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
                     **where):
-    """Train several experiments on one schedule, as the notebooks do: one cycle, test watched every fifth epoch.
+    """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
     Parameters
     ----------
@@ -108,20 +108,20 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     epochs : int
         Passes over the training clips.
     repeats : int or None
-        Number of seeds; None: as many as the result there has, or one.
+        Number of seeds; None for as many as the existing result has, or one.
     seed : int
-        The first of the seeds.
+        The first seed.
     runs_dir : path-like, optional
-        Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
+        Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
     results_dir : path-like
-        A result of more seeds, of another schedule or protocol that is there stays; the new one goes to `runs_dir`.
+        An existing result with more seeds, another schedule or protocol is kept; the new one goes to `runs_dir`.
     folds : bool or None
-        Cross-validate by artist; None: if the result there is cross-validated.
+        Cross-validate by artist; None: if the existing result is cross-validated.
 
     Returns
     -------
     results : dict of str to dict
-        Name to what `run_experiment` gives.
+        Name to the output of `run_experiment`.
     runs : dict of str to list of Path
         Name to its runs, one for each seed; with folds, the folder of its folds' runs, which `load_probabilities` and
         `load_history` of learning/runs.py take for one.
@@ -129,13 +129,13 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
     folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
-    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
+    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
         by_fold = bool(there and there.get("folds")) if folds is None else folds
         lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count), by_fold)
         if lost:
-            print(f"{path} holds {lost} and stays as it is: this result goes to {runs_dir}/results")
+            print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
                                        seed=seed, folds=by_fold, runs_dir=runs_dir, **where)
     return results, {name: seed_folders(result, runs_dir) for name, result in results.items()}

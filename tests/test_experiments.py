@@ -302,7 +302,7 @@ def test_a_result_is_not_replaced_by_one_that_lacks_its_seeds_or_schedule(tiny, 
     assert path.read_bytes() == before and not (tmp_path / "runs").exists()         # and nothing was trained for it
     capsys.readouterr()
     quick, _ = runner.run_experiments(["chroma_cqt_square"], tiny, 1, **where)     # a notebook's quick look
-    assert "stays as it is" in capsys.readouterr().out and path.read_bytes() == before
+    assert "and is kept" in capsys.readouterr().out and path.read_bytes() == before
     kept = json.loads((tmp_path / "runs" / "results" / "tiny" / "chroma_cqt_square.json").read_text())
     assert kept == json.loads(json.dumps(quick["chroma_cqt_square"])) != result
 

@@ -256,8 +256,8 @@ def test_the_smallest_input_works_and_a_smaller_one_is_refused(family, bins, fra
     (lambda: SequentialCRNN(rnn="rnn"), "rnn must be one of lstm, gru, not 'rnn'"),
     (lambda: ParallelCRNN(rnn=None), "rnn must be one of lstm, gru, not None"),
     (lambda: BBNN(variant="keras"), "variant must be original or paper, not 'keras'"),
-    (lambda: TemporalCNN(84, 128, last_pool=6), "last_pool=6 .* 2 left of 128: choose 2 to 2, or None"),
-    (lambda: SquareCNN(84, 1292, last_pool=6), "last_pool=6 .* 20 left of 1292: choose 11 to 20, or None"),
+    (lambda: TemporalCNN(84, 128, last_pool=6), "last_pool=6 .* 2 left of 128 frames to one: choose 2 to 2, or None"),
+    (lambda: SquareCNN(84, 1292, last_pool=6), "last_pool=6 .* 20 left of 1292 frames to one: choose 11 to 20, or"),
     (lambda: FrequencyCNN(84, last_pool=0), "last_pool=0 .* 10 left of 640"),
 ])
 def test_wrong_arguments_are_refused_in_one_line(make, message):

@@ -318,7 +318,7 @@ def test_what_predict_cannot_feed_is_refused_before_anything_is_written(tmp_path
     joint, _ = training.run("x", {"feature": ("cqt", "mfcc"), "model": "Fusion"}, data,
                             {"epochs": 1, "precision": "float32"}, tmp_path / "runs", device="cpu", progress=False)
     for call in (lambda: load_classifier(joint), lambda: export_run(joint, tmp_path / "w" / "x")):
-        with pytest.raises(DataError, match=r"reads cqt\+mfcc, which predict.py cannot compute"):
+        with pytest.raises(DataError, match=r"needs cqt\+mfcc, which predict.py cannot compute"):
             call()
     assert not (tmp_path / "w").exists()
 

@@ -119,7 +119,7 @@ def killed(tiny, tmp_path_factory):
     """`python training.py`, killed twice at random moments and then left to finish: its folder, what it printed."""
     folder = tmp_path_factory.mktemp("killed")
     environment, run_dir = quiet_environment(folder / "site"), folder / "runs" / "tiny" / "chroma_cqt_square" / "seed0"
-    line = [sys.executable, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", folder / "runs",
+    line = [sys.executable, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", folder / "runs",
             "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
     endings = []
     for epochs in (2, 9):
@@ -132,6 +132,7 @@ def killed(tiny, tmp_path_factory):
             time.sleep(0.005)
         process.kill()
         endings.append(process.wait())
+    environment = {k: v for k, v in environment.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "verbose"}
     last = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     return run_dir, endings, last
 
@@ -154,6 +155,13 @@ def test_the_command_trains_without_any_audio_or_plotting_library(killed):
     best = runs.selected(runs.load_history(run_dir))
     assert f"epoch {best['epoch']} of 30 has the best validation accuracy" in last.stdout
     assert best["validation_accuracy"] >= 0.75              # and it learned
+
+
+def test_threads_that_wait_do_not_spin(killed):
+    shown = killed[2].stderr                # what OpenMP prints when it is loaded
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("this torch comes with another OpenMP than GCC's")
+    assert "GOMP_SPINCOUNT = '0'" in shown
 
 
 def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):

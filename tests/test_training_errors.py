@@ -188,8 +188,8 @@ def test_fingerprint_sees_layers_and_forward():
     one, other, wider = (kind(12, n_classes=n) for kind, n in
                          ((training.MODELS["SquareCNN"], 8), (Doubled, 8), (training.MODELS["SquareCNN"], 9)))
     Doubled.__name__ = "SquareCNN"
-    assert training.fingerprint(one) == training.fingerprint(training.MODELS["SquareCNN"](12))
-    assert len({training.fingerprint(model) for model in (one, other, wider)}) == 3
+    assert runs.fingerprint(one) == runs.fingerprint(training.MODELS["SquareCNN"](12))
+    assert len({runs.fingerprint(model) for model in (one, other, wider)}) == 3
 
 
 def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):

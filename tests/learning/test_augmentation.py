@@ -106,11 +106,6 @@ def test_evenly_spaced_chunks_cover_the_clip(frames, count):
     assert chunks[0, 0, 0, 0] == 0 and chunks[0, -1, 0, -1] == FRAMES - 1
 
 
-def test_more_chunks_than_needed_overlap(clips):
-    chunks = aug.evenly_spaced_chunks(clips, 20, count=5)
-    assert chunks.shape == (8, 5, BINS, 20) and torch.equal(chunks[:, 2], clips[..., 10:30])
-
-
 @pytest.mark.parametrize("frames", [0, -1, FRAMES + 1])
 def test_a_chunk_that_does_not_fit_is_one_line(clips, frames):
     for cut in (lambda: aug.random_chunks(clips, frames, seeded()), lambda: aug.evenly_spaced_chunks(clips, frames)):

@@ -148,7 +148,7 @@ def test_only_the_first_process_writes(two):
 
 def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tiny, tmp_path):
     def start(runs_dir):
-        return torchrun(tmp_path, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
+        return torchrun(tmp_path, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
                         "--epochs", "12", "--device", "cpu")
 
     killed, run_dir = start(tmp_path / "killed"), tmp_path / "killed" / "tiny" / "chroma_cqt_square" / "seed0"

@@ -265,12 +265,10 @@ def test_decibels_show_the_upper_eighty():
 
 @pytest.mark.parametrize("call", [
     lambda: fg.plot_history([]),
-    lambda: fg.plot_history([history()], names=["a", "b"]),
     lambda: fg.plot_roc(LABELS, SCORES[0], GENRES[:3]),
     lambda: fg.plot_roc(LABELS, SCORES, GENRES),
     lambda: fg.plot_confusion(np.eye(3, dtype=int), GENRES),
     lambda: fg.plot_intervals(["a"], [.1, .2], [None]),
-    lambda: fg.plot_embedding(np.zeros((5, 3)), np.zeros(5, int), GENRES),
     lambda: ff.plot_feature(np.zeros(5), "cqt"),
 ])
 def test_errors_take_one_line(call):
