@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.cache import load_index, open_feature
+from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
 SPLIT = ("tracks", "rows", "class_weights")     # what changes with the split
@@ -51,7 +51,7 @@ class FeatureDataset:
     labels : Tensor, shape (tracks,), int64
         -1 where the genre is unknown.
     rows : dict of str to ndarray
-        Split to rows that are of status ok and have a genre.
+        Split to rows that are of status ok or padded and have a genre.
     class_weights : Tensor, shape (genres,)
         Training clips over genres times a genre's training clips: for a loss in which every genre counts as much.
     shape : tuple
@@ -91,7 +91,7 @@ class FeatureDataset:
         self.tracks = tracks.loc[index["track_id"]].assign(status=index["status"].to_numpy())
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes
-        self.usable = (self.tracks["status"] == "ok").to_numpy() & (labels >= 0)
+        self.usable = self.tracks["status"].isin(USABLE).to_numpy() & (labels >= 0)
         self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
         self.artists = artists_of(self.tracks)
         self.use_split(self.tracks["split"].to_numpy())

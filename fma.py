@@ -7,6 +7,7 @@ A data folder has the layout of FMA; any collection in that layout works:
     data/features/                          the cache that features.py makes
 
     python fma.py --data-dir data           checks such a folder and lists its problems
+    python fma.py --seconds 10              and the clips that are too short for features of ten seconds
 """
 
 import argparse
@@ -15,9 +16,11 @@ import errno
 import hashlib
 import html
 import json
+import math
 import os
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 # OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
@@ -26,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each contains the ones before it
+LEAST = 0.9         # of a clip's length: one that is a little shorter is padded, with less than this it is "short"
 FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
 
 # FMA's two-line column names, and ours. The first three are required, the others optional.
@@ -382,19 +386,141 @@ def audit(data_dir, subset="small"):
     return problems
 
 
+# ---------------------------------------------------------------- lengths of the audio
+
+
+def length_status(duration, seconds):
+    """What a clip is for features of so many seconds: "ok", "padded" (at least `LEAST` of them are there) or "short".
+
+    >>> [length_status(duration, 30) for duration in (29.97, 29, 27, 26.9)]
+    ['ok', 'padded', 'padded', 'short']
+    """
+    enough = (int(seconds * 64 / 3) - 1) * 1024 / 22_050        # has all frames of `transforms.count_frames`
+    return "ok" if duration >= enough else "padded" if duration >= LEAST * seconds else "short"
+
+
+def durations(paths):
+    """Seconds of audio in each file, by its header; a file that is cut off has those that are left.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+
+    Returns
+    -------
+    list of float
+        0 for a file that libsndfile cannot open, or is not there.
+    """
+    import soundfile
+
+    found = []
+    with _quiet_decoders():
+        for path in paths:
+            if not os.path.isfile(path):        # a pipe would wait for someone to write
+                found.append(0.0)
+                continue
+            try:
+                with soundfile.SoundFile(os.fsencode(path)) as file:
+                    found.append(_present(path, file) / file.samplerate)
+            except (soundfile.LibsndfileError, OSError, ValueError, TypeError):
+                found.append(0.0)
+    return found
+
+
+@contextmanager
+def _quiet_decoders():
+    """Keep remarks of C libraries on damaged files off the terminal: they write to stderr by its number."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _present(path, file):
+    """Samples in an open file: the header of an MP3 or FLAC that was cut off still promises all of them."""
+    if file.format == "MP3":
+        from mutagen.mp3 import MP3
+
+        try:
+            info = MP3(path).info
+        except Exception:           # of a file that libsndfile opened: its word counts
+            return file.frames
+        promised = info.bitrate * info.length / 8               # bytes
+        return int(file.frames * min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1)))
+    if file.format == "FLAC" and file.frames:
+        file.seek(file.frames - 1)                              # raises where there is nothing
+    return file.frames
+
+
+def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
+    """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    subset : str
+    seconds : float
+        As of features.py.
+    features_dir : path-like, optional
+        ``<data_dir>/features`` by default.
+
+    Returns
+    -------
+    summary : list of str
+        Lengths, how many clips would be ok, padded and short, and what features.py noted if it was there.
+    problems : list of str
+        Files that are unreadable or hold less than a second, and clips that would be short.
+    """
+    import pandas as pd
+
+    ids = [track for track in load_tracks(data_dir, subset).index if audio_path(data_dir, track, subset).is_file()]
+    found = pd.Series(durations(audio_path(data_dir, track, subset) for track in ids), ids, dtype=float)
+    summary, problems = [], []
+    bad, found = found.index[found < 1], found[found >= 1]
+    if len(bad):
+        problems.append(f"{len(bad)} files are unreadable, damaged or hold less than a second of audio: {some(bad)}")
+    if len(found):
+        status = found.map(lambda duration: length_status(duration, seconds))
+        counts = ", ".join(f"{(status == s).sum()} {s}" for s in ("ok", "padded", "short"))
+        summary.append(f"audio: {len(found)} files of {found.min():.1f} to {found.max():.1f} s; "
+                       f"at --seconds {seconds:g}: {counts}")
+        short = found.index[status == "short"]
+        if len(short):
+            problems.append(f"{len(short)} clips are shorter than {LEAST * seconds:g} s, so short at --seconds "
+                            f"{seconds:g}: {some(short)}; --seconds {math.floor(found.min() / LEAST)} would keep all")
+    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
+    if index.is_file():
+        try:
+            noted = pd.read_csv(index)["status"].value_counts()
+            summary.append(f"{index}: " + ", ".join(f"{count} {status}" for status, count in noted.items()))
+        except (KeyError, ValueError):
+            problems.append(f"{index} is not a table of track_id,status: delete the cache and run features.py again")
+    return summary, problems
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
     import pandas as pd
 
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
+    parser.add_argument("--seconds", type=float, default=30, metavar="S",
+                        help="length of a clip, as it will be asked of features.py (default: %(default)s)")
     args = parser.parse_args(argv)
+    if not 1 <= args.seconds <= 3600:
+        parser.error("--seconds must be from 1 to 3600")
     data_dir = find_data(args.data_dir)
     tracks = load_tracks(data_dir, args.subset)
     print(f"{data_dir}: {len(tracks)} tracks, {len(set(artists_of(tracks)))} artists\n")
     print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
-    problems = audit(data_dir, args.subset)
-    print("\n" + "\n".join(f"- {line}" for line in problems or ["no problems found"]))
+    summary, problems = audit_audio(data_dir, args.subset, args.seconds)
+    problems = audit(data_dir, args.subset) + problems
+    print("\n" + "\n".join([*summary, *(f"- {line}" for line in problems or ["no problems found"])]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.transforms import N_FRAMES, SILENCE, Undecodable, extract, open_audio, read_mono, resample
+from audio.cache import PART, kept_frames
+from audio.transforms import SILENCE, Undecodable, extract, open_audio, read_mono, resample
 from audio.workers import hush_libraries, in_processes
 from fma import DataError, progress_bar, run_command
 
@@ -84,7 +85,7 @@ def usual_rate(config):
     return FMA_RATE if config["feature"] == "mel128" and config["dataset"].startswith("fma_") else None
 
 
-def clip_features(path, feature, usual=None):
+def clip_features(path, feature, usual=None, seconds=WINDOW):
     """The feature of each window of one track, silent windows left out.
 
     Parameters
@@ -93,6 +94,8 @@ def clip_features(path, feature, usual=None):
     feature : str
     usual : int, optional
         See `usual_rate`.
+    seconds : float
+        Length of a window.
 
     Returns
     -------
@@ -101,15 +104,16 @@ def clip_features(path, feature, usual=None):
     x : ndarray, shape (windows, bins, frames), or str
         Why there are none.
     """
+    n_frames = kept_frames(feature, PART | {"seconds": seconds})
     starts, found = [], []
     try:
-        for start, y, rate in windows(path):
+        for start, y, rate in windows(path, seconds):
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
             if usual:
                 y, rate = resample(y, rate, usual), usual
-            found.append(extract(y, rate, [feature])[feature][:, :N_FRAMES])
+            found.append(extract(y, rate, [feature])[feature][:, :n_frames])
     except Unreadable as error:
         return [], str(error)
     except Exception as error:                              # a strange sample rate, too little memory
@@ -160,7 +164,7 @@ def classify(paths, classifier=None, workers=None, progress=False):
     dict
         See `answer`. A file that cannot be read has an ``error``, and the rest go on.
     """
-    from classifier.network import DEFAULT, Classifier, load_classifier, read_config
+    from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
 
     paths, answers, following = list(paths), {}, 0
     with ThreadPoolExecutor(1) as background:               # torch is imported while the first files are decoded
@@ -169,7 +173,7 @@ def classify(paths, classifier=None, workers=None, progress=False):
         else:
             config = read_config(classifier or DEFAULT)
             load = background.submit(load_classifier, classifier or DEFAULT).result
-        decode = partial(_decode, config["feature"], usual_rate(config))
+        decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
         workers = min(len(paths), workers or os.cpu_count() or 1)
         done = (in_processes(enumerate(paths), decode, workers, _limit(paths), _use_one_thread) if workers > 1 else
                 ((row, decode(row), None) for row in enumerate(paths)))
@@ -180,8 +184,8 @@ def classify(paths, classifier=None, workers=None, progress=False):
                 following += 1
 
 
-def _decode(feature, usual, row):
-    return clip_features(row[1], feature, usual)
+def _decode(feature, usual, seconds, row):
+    return clip_features(row[1], feature, usual, seconds)
 
 
 def _limit(paths):

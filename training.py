@@ -1,14 +1,13 @@
-"""Train one network: one loop, short enough to hold in mind.
+"""Train one network, with one short training loop.
 
     python training.py cqt_square --data-dir data/emotify
     torchrun --standalone --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
 
 The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: stopped
-at any moment, the same command continues after the last finished epoch and ends with the same weights.
+at any moment, the same command continues after the last saved epoch and ends with the same weights.
 
-With torchrun the processes share each batch and average their gradients. On GPUs batch norm uses the clips of all
-processes, so N processes train as one does. On CPUs each process normalises its own share of a batch (torch has no
-other batch norm there): that equals one process only without batch norm, and a share should not be a handful of clips.
+With torchrun the processes share each batch and average their gradients. On GPUs batch norm uses the clips of all, so
+N processes train as one does. On CPUs torch has no such batch norm: each process normalises its own share of a batch.
 """
 
 import argparse
@@ -114,7 +113,7 @@ def fit(model, dataset, settings, run_dir, progress=True):
         Normalised; rows["training"] are learned, rows["validation"] choose the epoch.
     settings : Training
     run_dir : Path
-        Gets what learning/runs.py lists. An interrupted run goes on, a finished one is not repeated.
+        Gets what learning/runs.py lists. An interrupted run continues, a finished one is not repeated.
     progress : bool
         Show a progress bar.
 
@@ -221,7 +220,7 @@ def check(name, settings, dataset, data_dir, fold):
     if empty:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     if settings.chunk and isinstance(dataset, JointDataset):
-        raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
+        raise DataError(f"{name}: chunk is for one feature alone: frames of several features differ in length")
     if settings.graph and not (dataset.device.type == "cuda" and dataset.is_held() and world()[1] == 1
                                and not settings.pitch_copies):
         raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
@@ -229,17 +228,15 @@ def check(name, settings, dataset, data_dir, fold):
     if settings.pitch_copies and fold is not None:
         raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
     if settings.batch_size < 2 * world()[1]:
-        raise DataError(f"batch_size {settings.batch_size} is too small for {world()[1]} processes: each needs "
-                        "two clips")
+        raise DataError(f"batch_size {settings.batch_size} is less than two clips for each of {world()[1]} processes")
 
 
 def precision_of(run_dir, settings, model, dataset):
-    """The precision of a training: as chosen, or as this device and network allow; with "auto" a finished run's own."""
+    """Precision of a run: as chosen; for "auto" a finished run's own, or what the device and network allow."""
     if settings.precision == "auto" and runs.is_finished(run_dir):
         return runs.load_config(run_dir)["training"].get("precision", "float32")
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
-    if settings.chunk:
-        clips = clips[..., : settings.chunk]
+    clips = clips[..., : settings.chunk] if settings.chunk else clips
     return choose_precision(settings.precision, dataset.device, model, clips)
 
 
@@ -310,7 +307,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
 
 
 def report(run_dir):
-    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
+    """Summarise a run in one line: the chosen epoch, and the test accuracy of its weights."""
     history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
     best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
     interval = format_interval(bootstrap_interval(right, runs.known_artists(test)))
@@ -326,7 +323,7 @@ def true_or_false(text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Train one experiment with one seed; goes on where it was stopped.")
+    parser = argparse.ArgumentParser(description="Train one experiment with one seed; continues where it was stopped.")
     parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")

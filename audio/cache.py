@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from audio.statistics import STATISTICS
-from audio.transforms import FEATURES, N_FRAMES
+from audio.transforms import CLIP_SECONDS, FEATURES, count_frames
 from fma import DataError, some
 
-STATUSES = ("ok", "short", "silent", "undecodable", "missing")
+USABLE = ("ok", "padded")       # padded: up to a tenth too short, and repeated from its beginning to full length
+STATUSES = (*USABLE, "short", "silent", "undecodable", "missing")
+PART = {"seconds": CLIP_SECONDS, "from": "start"}       # of each file that is read: see transforms.read_audio
 SEMITONES = (*range(-12, 0), *range(1, 13))     # by which a cache can hold copies
 
 
@@ -40,7 +42,12 @@ ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
 }
 
 
-def describe(name, n_tracks, device=None):
+def kept_frames(name, part=PART):
+    """Frames of each clip in an array: of mel128 and statistics always as many."""
+    return ARRAYS[name].get("frames_kept", count_frames(part["seconds"]))
+
+
+def describe(name, n_tracks, device=None, part=PART):
     """What ``<name>.json`` says of an array: its layout, unit, every parameter, and library versions.
 
     Values that audio/gpu.py computes on a `device` are those of audio/transforms.py up to rounding: said, too, so that
@@ -48,13 +55,16 @@ def describe(name, n_tracks, device=None):
     """
     libraries = ("librosa", "numpy", "scipy", "soundfile", "soxr", *["torch"] * (device is not None))
     given = {k: v for k, v in ARRAYS[name].items() if k not in ("bins", "axis", "frames_kept")}
+    if "frames" in given and part != PART:
+        given["frames"] = given["frames"].replace("the first 30 s", "the part that is read")
     return {
         "feature": name,
-        "shape": [n_tracks, ARRAYS[name]["bins"], ARRAYS[name].get("frames_kept", N_FRAMES)],
+        "shape": [n_tracks, ARRAYS[name]["bins"], kept_frames(name, part)],
         "dtype": "float16",
         "axes": ["track", ARRAYS[name]["axis"], "frame"],
         "scale": 1.0,
         "offset": 0.0,
+        **part,
         **given,
         "rows": "features/index.csv",
         "value": "stored * scale + offset",
@@ -177,14 +187,26 @@ def _read_json(path, remedy):
         raise DataError(f"{path} is damaged ({error}): delete {remedy} and run the same command again") from error
 
 
-def find_present(features_dir, names, n_tracks):
+def find_part(features_dir):
+    """Which part of each file a cache was made of, as `PART`; None if no JSON says so (empty, or from elsewhere)."""
+    for path in sorted(features_dir.glob("*.json")):
+        if not path.with_suffix(".npy").is_file():
+            continue
+        there = _read_json(path, path.with_suffix(".*"))
+        part = {key: there.get(key) for key in PART}
+        if isinstance(part["seconds"], int | float) and isinstance(part["from"], int | float | str):
+            return part
+    return None
+
+
+def find_present(features_dir, names, n_tracks, part=PART):
     """The features that the cache already has; an error if it has them with other parameters."""
     found = []
     for name in names:
         path = features_dir / f"{name}.json"
         if not (path.is_file() and path.with_suffix(".npy").is_file()):
             continue
-        there, here = _read_json(path, path.with_suffix(".*")), describe(name, n_tracks)
+        there, here = PART | _read_json(path, path.with_suffix(".*")), describe(name, n_tracks, None, part)
         for key in here:
             if key in there and there[key] != here[key] and key != "versions":
                 made = f"{key} {there[key]!s:.50}, this run needs {here[key]!s:.50}"     # statistics name 518 columns
@@ -193,14 +215,14 @@ def find_present(features_dir, names, n_tracks):
     return found
 
 
-def find_known(features_dir, names, ids):
+def find_known(features_dir, names, ids, part=PART):
     """The index of a cache, None if it has none; and whether all the features are there."""
     if not (features_dir / "index.csv").is_file():
         return None, False
     known = load_index(features_dir)
     if not np.array_equal(known["track_id"], ids):
         raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
-    return known, len(find_present(features_dir, names, len(ids))) == len(names)
+    return known, len(find_present(features_dir, names, len(ids), part)) == len(names)
 
 
 def _allocate(path, info):
@@ -211,7 +233,7 @@ def _allocate(path, info):
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def make_plan(features_dir, names, ids, device=None):
+def make_plan(features_dir, names, ids, device=None, part=PART):
     """The arrays to compute, allocated on disk: a new plan, or that of an interrupted run."""
     partial = features_dir / ".partial"
     plan_file = partial / "plan.json"
@@ -220,7 +242,7 @@ def make_plan(features_dir, names, ids, device=None):
         plan = _read_json(plan_file, partial)
         try:
             same = {k: plan[k] for k in wanted} == wanted and all(
-                info == describe(name, len(ids), device) for name, info in plan["infos"].items())
+                info == describe(name, len(ids), device, part) for name, info in plan["infos"].items())
             what = f"{', '.join(plan['names'])} on {plan['ids'][0]} tracks"
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"{plan_file} is damaged: delete {partial} and run the same command again") from error
@@ -230,8 +252,8 @@ def make_plan(features_dir, names, ids, device=None):
         return plan["infos"]
     for journal in partial.glob("progress*.csv"):           # of a run that was killed while it deleted them
         journal.unlink()
-    present = find_present(features_dir, names, len(ids))
-    infos = {name: describe(name, len(ids), device) for name in names if name not in present}
+    present = find_present(features_dir, names, len(ids), part)
+    infos = {name: describe(name, len(ids), device, part) for name in names if name not in present}
     try:
         for name, info in infos.items():
             _allocate(partial / f"{name}.npy", info)
@@ -273,7 +295,7 @@ def read_status(partial, known, infos, n_tracks, own=None):
     for journal in sorted(partial.glob("progress*.csv")):
         status |= read_journal(journal, n_tracks, repair=own in (None, journal))
     if known is not None:           # clips that failed before are not tried again
-        status |= {row: s for row, s in enumerate(known["status"]) if s != "ok"}
+        status |= {row: s for row, s in enumerate(known["status"]) if s not in USABLE}
     return status
 
 

@@ -12,20 +12,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from audio.transforms import (
-    BINS_PER_OCTAVE,
-    CLIP_SECONDS,
-    FEATURES,
-    FLOOR_DB,
-    HOP_LENGTH,
-    N_BINS,
-    N_FFT,
-    N_MELS,
-    N_MFCC,
-    SAMPLE_RATE,
-    STUDY_FEATURES,
-    cqt_kernels,
-)
+from audio.spectra import BINS_PER_OCTAVE, HOP_LENGTH, N_BINS, N_FFT, N_MELS, SAMPLE_RATE, cqt_kernels
+from audio.transforms import CLIP_SECONDS, FEATURES, FLOOR_DB, N_MFCC, STUDY_FEATURES
 from fma import DataError
 
 REACH = 194             # samples on each side of soxr's HQ filter for halving a rate; its taps beyond are 0 (1e-8)
@@ -125,7 +113,7 @@ def halve(y, lengths):
 
 
 def cqt(y, lengths):
-    """Constant-Q magnitude of a batch, as `transforms.cqt` of each clip.
+    """Constant-Q magnitude of a batch, as `spectra.cqt` of each clip.
 
     Parameters
     ----------
@@ -152,7 +140,7 @@ def cqt(y, lengths):
 
 
 def stft_power(y):
-    """Power spectrogram of a batch, as `transforms.stft_power` of each clip.
+    """Power spectrogram of a batch, as `spectra.stft_power` of each clip.
 
     Parameters
     ----------
@@ -296,18 +284,19 @@ def extract_batch(y, names=STUDY_FEATURES, lengths=None):
         return {name: torch.where(own, found[name], 0).float() for name in FEATURES if name in names}
 
 
-def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH):
+def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP_SECONDS):
     """Features of a stream of clips: while the device computes a batch, the next is read.
 
     Parameters
     ----------
     clips : iterable of (key, ndarray of shape (samples,), float32, or str)
-        Mono, 22,050 Hz, of `transforms.CLIP_SECONDS` at most; a word stands for a clip that cannot be used.
+        Mono, 22,050 Hz, of `seconds` at most; a word stands for a clip that cannot be used.
     device : torch.device
     names : sequence of str
         Of `transforms.STUDY_FEATURES`.
     size : int
-        Clips in a batch.
+        Clips in a batch, fewer where clips are longer than 30 s.
+    seconds : float
 
     Yields
     ------
@@ -321,7 +310,8 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH):
         If the device has too little memory.
     """
     gpu = device.type == "cuda"                     # copies from pinned memory run beside Python
-    staging = [torch.zeros(size, CLIP_SECONDS * SAMPLE_RATE, pin_memory=gpu) for _ in range(2)]
+    size = max(1, int(size * min(1, CLIP_SECONDS / seconds)))
+    staging = [torch.zeros(size, math.ceil(seconds * SAMPLE_RATE), pin_memory=gpu) for _ in range(2)]
     clips, before = iter(clips), None
     while True:
         keys, lengths = [], []

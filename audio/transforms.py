@@ -1,8 +1,7 @@
-"""One clip: from a file to the six features of the study and mel128.
+"""One clip: from a file to the six features of the study, mel128, and variants that change one parameter.
 
 A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourier transform (STFT) are
-made of it, and every feature is derived from these two. The values are librosa's. The CQT's filters, which librosa
-builds for each clip in half of its time, are built once per process.
+made of it (audio/spectra.py), and every feature of the study is derived from these two. The values are librosa's.
 """
 
 import os
@@ -11,32 +10,45 @@ from functools import lru_cache
 
 import numpy as np
 
-SAMPLE_RATE = 22_050    # Hz, of everything but mel128
-HOP_LENGTH = 1024       # samples between frames: 46 ms
-N_FFT = 1024            # samples in a frame of the STFT
-N_FRAMES = 640          # kept of each clip: 29.7 s; a clip with fewer is "short"
-CLIP_SECONDS = 30       # read of each file: FMA's clips are no longer, its full tracks are
+from audio.spectra import (
+    BINS_PER_OCTAVE,
+    HOP_LENGTH,
+    LOWEST,
+    N_BINS,
+    N_FFT,
+    N_MELS,
+    SAMPLE_RATE,
+    cqt,
+    mel_filter,
+    semitone_filter,
+    stft_power,
+)
+
+CLIP_SECONDS = 30       # read of each file by default: FMA's clips are no longer, its full tracks are
+N_FRAMES = 640          # kept of them, 29.7 s; of other lengths as many in proportion
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
 LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
 CHANNELS = 32           # no recording has more, but damaged headers do
-N_MELS, N_MFCC, N_BINS, BINS_PER_OCTAVE = 128, 20, 84, 12
+N_MFCC = 20
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
-_CQT = {**_STUDY, "n_bins": N_BINS, "bins_per_octave": BINS_PER_OCTAVE, "fmin": "C1"}
+_CQT = {**_STUDY, "n_bins": N_BINS, "bins_per_octave": BINS_PER_OCTAVE, "fmin": LOWEST}
 _STFT = {**_STUDY, "n_fft": N_FFT, "window": "hann, centred"}
+_DB_CQT = {"unit": "dB (amplitude, reference 1)", "power": 1.0, "floor": FLOOR_DB}
+_DB_MEL = {"unit": "dB (power, reference 1)", "power": 2.0, "floor": FLOOR_DB, "bins": N_MELS,
+           "axis": "mel band, lowest first", "n_mels": N_MELS, **_STFT}
+_NARROW = {"bins": N_BINS, "n_mels": N_BINS, "fmin": 32.703, "fmax": 3951.066}     # Hz: C1 to B7, the range of the CQT
 
 # What <name>.json says of each feature beside shape, type and versions.
 FEATURES = {
-    "cqt": {"unit": "dB (amplitude, reference 1)", "power": 1.0, "floor": FLOOR_DB, "bins": N_BINS,
-            "axis": "semitone, C1 first", **_CQT},
+    "cqt": {**_DB_CQT, "bins": N_BINS, "axis": "semitone, C1 first", **_CQT},
     "chroma_cqt": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first", **_CQT},
     "chroma_cens": {"unit": "CENS, unit length", "bins": 12, "axis": "pitch class, C first", "smoothing": 41, **_CQT},
     "chroma_stft": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first",
                     "tuning": "estimated per clip", **_STFT},
-    "mel_stft": {"unit": "dB (power, reference 1)", "power": 2.0, "floor": FLOOR_DB, "bins": N_MELS,
-                 "axis": "mel band, lowest first", "n_mels": N_MELS, **_STFT},
+    "mel_stft": _DB_MEL,
     "mfcc": {"unit": "MFCC (orthonormal DCT-II of mel_stft in dB)", "bins": N_MFCC, "dtype": "float32",
              "axis": "coefficient, 0 first", "n_mfcc": N_MFCC, "n_mels": N_MELS, **_STFT},
     "mel128": {"unit": "dB relative to the clip maximum", "power": 2.0, "bins": N_MELS, "frames_kept": 128,
@@ -46,6 +58,29 @@ FEATURES = {
                "frames": "n STFT frames of the first 30 s, sampled at floor((j + 0.5) / 128 * n) for j = 0..127"},
 }  # fmt: skip
 STUDY_FEATURES = tuple(name for name in FEATURES if name != "mel128")
+
+# The way from mel_stft to cqt in single steps: range and bands, resolution, the spacing of frequencies. cqt128 goes the
+# other way: as many bins as mel has bands, from A#0 (29 Hz) to 10.3 kHz, the widest that librosa allows below Nyquist.
+VARIANTS = {
+    "mel84": _DB_MEL | _NARROW,
+    "mel_fine": _DB_MEL | {"n_fft": 4096},
+    "mel84_fine": _DB_MEL | _NARROW | {"n_fft": 4096},
+    "logstft84": {k: v for k, v in _DB_MEL.items() if k != "n_mels"} | {
+        "n_fft": 4096, "bins": N_BINS, "axis": "semitone, C1 first", "fmin": LOWEST,
+        "bands": "triangles between neighbouring semitones, one bin of the STFT wide or more"},
+    "cqt128": {**_DB_CQT, **_CQT, "bins": 128, "n_bins": 128, "bins_per_octave": 15, "fmin": "A#0",
+               "axis": "fifteenth of an octave, A#0 first"},
+}  # fmt: skip
+FEATURES |= VARIANTS
+
+
+def count_frames(seconds):
+    """Frames that are kept of a clip of so many seconds, a little fewer than there are.
+
+    >>> count_frames(30), count_frames(27), count_frames(10)
+    (640, 576, 213)
+    """
+    return int(seconds * N_FRAMES / CLIP_SECONDS)
 
 
 class Undecodable(Exception):
@@ -89,8 +124,8 @@ def read_mono(file, frames):
     return y
 
 
-def read_audio(path, seconds=CLIP_SECONDS):
-    """Decode the beginning of an audio file to mono.
+def read_audio(path, seconds=CLIP_SECONDS, start="start"):
+    """Decode a part of an audio file to mono.
 
     Parameters
     ----------
@@ -98,6 +133,9 @@ def read_audio(path, seconds=CLIP_SECONDS):
         Any format that libsndfile reads: mp3, flac, ogg, wav, ...
     seconds : float
         How much to read at most.
+    start : "start", "middle" or float
+        Which part: the first, the middle (all of a file that is shorter), or what follows after so many seconds,
+        which is nothing in a file that ends before.
 
     Returns
     -------
@@ -114,11 +152,16 @@ def read_audio(path, seconds=CLIP_SECONDS):
     """
     try:
         with open_audio(path) as file:
-            sample_rate = file.samplerate
-            y = read_mono(file, int(seconds * sample_rate))
+            sample_rate, size = file.samplerate, int(seconds * file.samplerate)
+            skipped = {"start": 0, "middle": max(file.frames - size, 0) // 2}.get(start)
+            if skipped is None:
+                skipped = min(int(start * sample_rate), file.frames)
+            if skipped:
+                file.seek(skipped)
+            y = read_mono(file, size)
     except Undecodable as error:
         raise Undecodable(f"{path}: {error}") from error.__cause__
-    if not len(y):
+    if not len(y) and not skipped:
         raise Undecodable(f"{path}: no samples")
     return y, sample_rate
 
@@ -130,101 +173,6 @@ def resample(y, sample_rate, target=SAMPLE_RATE):
     import soxr
 
     return soxr.resample(y, sample_rate, target, quality="HQ")
-
-
-@lru_cache(maxsize=1)
-def cqt_kernels():
-    """Build the filters of the constant-Q transform, one matrix for each octave, highest first.
-
-    librosa multiplies a sparse spectrum of the filters with the FFT of each frame. The product is
-    linear in the samples, so the same filters are kept here as waveforms: one matrix product a frame.
-    The scale factors of octave and filter length are folded in.
-
-    Returns
-    -------
-    kernels : list of ndarray, shape (samples, 24)
-        Real parts of an octave's 12 filters, then their imaginary parts.
-
-    References
-    ----------
-    C. Schörkhuber, A. Klapuri, "Constant-Q transform toolbox for music processing", SMC 2010;
-    ``librosa.vqt``.
-    """
-    import librosa
-
-    freqs = librosa.cqt_frequencies(N_BINS, fmin=librosa.note_to_hz("C1"), bins_per_octave=BINS_PER_OCTAVE)
-    lengths, _ = librosa.filters.wavelet_lengths(freqs=freqs, sr=SAMPLE_RATE)
-    kernels = []
-    for octave in range(N_BINS // BINS_PER_OCTAVE):                 # 0 is the highest
-        stop = N_BINS - octave * BINS_PER_OCTAVE
-        rows = slice(stop - BINS_PER_OCTAVE, stop)
-        basis, own = librosa.filters.wavelet(freqs=freqs[rows], sr=SAMPLE_RATE / 2**octave)
-        n = basis.shape[1]
-        spectrum = np.fft.fft(basis * own[:, None] / n, axis=1)
-        spectrum[:, n // 2 + 1:] = 0
-        sparse = librosa.util.sparsify_rows(spectrum[:, : n // 2 + 1], quantile=0.01).toarray()
-        waveform = np.fft.fft(sparse, n=n, axis=1) * np.sqrt(2**octave / lengths[rows, None])
-        kernels.append(np.concatenate([waveform.real, waveform.imag]).T.copy())
-    return kernels
-
-
-def cqt(y):
-    """Constant-Q magnitude of a clip, as ``abs(librosa.cqt(y, sr=22050, hop_length=1024))``.
-
-    Parameters
-    ----------
-    y : ndarray, shape (samples,), float32
-        Mono, 22,050 Hz.
-
-    Returns
-    -------
-    C : ndarray, shape (84, frames), float32
-        Amplitude; frames = 1 + samples // 1024.
-
-    Examples
-    --------
-    >>> a4 = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
-    >>> C = cqt(a4)
-    >>> C.shape, int(C[:, 10].argmax())            # 45 semitones above C1
-    ((84, 22), 45)
-    """
-    import soxr
-
-    n_frames = 1 + len(y) // HOP_LENGTH
-    C = np.empty((N_BINS, n_frames), dtype=np.float32)
-    for octave, kernel in enumerate(cqt_kernels()):
-        n, hop = len(kernel), HOP_LENGTH >> octave
-        padded = np.zeros(max((n_frames - 1) * hop + n, n // 2 + len(y)), dtype=np.float32)
-        padded[n // 2 : n // 2 + len(y)] = y
-        frames = np.lib.stride_tricks.sliding_window_view(padded, n)[: n_frames * hop : hop]
-        response = (frames.astype(np.float64) @ kernel).T           # (24, frames); librosa is in double here too
-        stop = N_BINS - octave * BINS_PER_OCTAVE
-        C[stop - BINS_PER_OCTAVE : stop] = np.hypot(response[:12], response[12:])
-        y = soxr.resample(y, 2, 1, quality="HQ")
-        y /= np.sqrt(0.5)                                           # here, not in the kernels: librosa's rounding
-    return C
-
-
-def stft_power(y):
-    """Power spectrogram of a clip, as ``abs(librosa.stft(y, n_fft=1024, hop_length=1024)) ** 2``.
-
-    Returns
-    -------
-    S : ndarray, shape (513, frames), float32
-    """
-    from scipy.fft import rfft
-    from scipy.signal import get_window
-
-    n_frames = 1 + len(y) // HOP_LENGTH
-    padded = np.zeros(n_frames * N_FFT, dtype=np.float32)           # hop = n_fft: frames do not overlap
-    part = y[: len(padded) - N_FFT // 2]
-    padded[N_FFT // 2 : N_FFT // 2 + len(part)] = part
-    frames, window = padded.reshape(n_frames, N_FFT), get_window("hann", N_FFT)
-    S = np.empty((N_FFT // 2 + 1, n_frames), dtype=np.float32)
-    for k in range(0, n_frames, 64):                                # a block stays in the processor's cache
-        X = rfft(frames[k : k + 64] * window)
-        S[:, k : k + 64] = (X.real**2 + X.imag**2).T
-    return S
 
 
 def estimate_tuning(S):
@@ -264,26 +212,6 @@ def _chroma_filter(tuning):
     return librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning)
 
 
-@lru_cache(maxsize=8)
-def mel_filters(sample_rate, n_fft):
-    """Triangular filters on Slaney's mel scale, as ``librosa.filters.mel(sr=sample_rate, n_fft=n_fft)``.
-
-    Own, because importing librosa takes longer than classifying a song.
-
-    Returns
-    -------
-    filters : ndarray, shape (128, n_fft // 2 + 1), float32
-    """
-    half, step = sample_rate / 2, np.log(6.4) / 27              # mels are linear below 1 kHz, then logarithmic
-    top = half * 3 / 200 if half < 1000 else 15 + np.log(half / 1000) / step
-    mels = np.linspace(0, top, N_MELS + 2)
-    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))      # Hz
-    low, centre, high = (edges[k : k + N_MELS, None] for k in range(3))
-    bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
-    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clip(0)
-    return (triangles.astype(np.float32) * (2 / (high - low))).astype(np.float32)       # librosa rounds twice, too
-
-
 def mel128(y, sample_rate):
     """128 mel frames spread evenly over a clip at its own sample rate, in dB below its maximum.
 
@@ -308,7 +236,7 @@ def mel128(y, sample_rate):
     padded[n_fft // 2 : n_fft // 2 + len(y)] = y
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)       # Hann
-    filters = mel_filters(sample_rate, n_fft)
+    filters = mel_filter(sample_rate, n_fft)
 
     def mel(rows):
         return filters @ (np.abs(np.fft.rfft(frames[rows] * window).astype(np.complex64)) ** 2).T
@@ -324,6 +252,21 @@ def mel128(y, sample_rate):
             break
         loudest = max(loudest, mel(rows).max())
     return (10 * np.log10(np.maximum(M, 1e-10)) - 10 * np.log10(loudest)).clip(-80, 0)
+
+
+def _decibels(x, power=2.0):
+    return 20 / power * np.log10(np.maximum(x, 10 ** (FLOOR_DB * power / 20)))
+
+
+def variant(y, name):
+    """One of `VARIANTS` of a clip at 22,050 Hz: ndarray, shape (bins, frames), dB."""
+    given = FEATURES[name]
+    if "bins_per_octave" in given:
+        return _decibels(cqt(y, given["n_bins"], given["bins_per_octave"], given["fmin"]), 1.0)
+    n_fft = given["n_fft"]
+    bands = (mel_filter(SAMPLE_RATE, n_fft, given["n_mels"], given.get("fmin", 0.0), given.get("fmax"))
+             if "n_mels" in given else semitone_filter(n_fft))
+    return _decibels(bands @ stft_power(y, n_fft))
 
 
 def extract(y, sample_rate, names=STUDY_FEATURES):
@@ -358,17 +301,17 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     y = resample(y, sample_rate)
     if names & {"cqt", "chroma_cqt", "chroma_cens"}:
         C = cqt(y)
-        found["cqt"] = 20 * np.log10(np.maximum(C, 10 ** (FLOOR_DB / 20)))
+        found["cqt"] = _decibels(C, 1.0)
         if "chroma_cqt" in names:
             found["chroma_cqt"] = librosa.feature.chroma_cqt(C=C)
         if "chroma_cens" in names:
             found["chroma_cens"] = librosa.feature.chroma_cens(C=C)
     if names & {"chroma_stft", "mel_stft", "mfcc"}:
         S = stft_power(y)
-        mel = 10 * np.log10(np.maximum(mel_filters(SAMPLE_RATE, N_FFT) @ S, 10 ** (FLOOR_DB / 10)))
-        found["mel_stft"] = mel
+        mel = found["mel_stft"] = _decibels(mel_filter(SAMPLE_RATE, N_FFT) @ S)
         if "mfcc" in names:
             found["mfcc"] = librosa.feature.mfcc(S=mel, n_mfcc=N_MFCC)
         if "chroma_stft" in names:
             found["chroma_stft"] = librosa.util.normalize(_chroma_filter(estimate_tuning(S)) @ S, norm=np.inf, axis=0)
+    found |= {name: variant(y, name) for name in VARIANTS if name in names}
     return {name: found[name] for name in FEATURES if name in names}

@@ -84,7 +84,8 @@ def model_card(name, card, default=False):
         default=" where no other weights are named" if default else f" with `--weights weights/{name}`",
         network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
         feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],
-        seconds="30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
+        seconds=f"{feature['seconds']} seconds" if "seconds" in feature else
+        "30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
         seed=card["training"]["seed"], epochs=card["training"]["epochs"], temperature=card["temperature"],
         versions=", ".join(f"{lib} {number}" for lib, number in card["versions"].items()),
         accuracy=format_accuracy({"accuracy": test["accuracy"]}),

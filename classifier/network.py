@@ -130,6 +130,16 @@ def _damage_named(named, remedy):
         raise DataError(f"{named} is damaged, or does not match the weights ({reason}): {remedy}") from error
 
 
+def clip_part(config):
+    """Length of the clips that a network learned, as `cache.PART`: 30 s unless its cache says otherwise."""
+    from audio.cache import PART
+
+    seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
+    if not 1 <= seconds <= 3600:
+        raise ValueError(f"clips of {seconds} seconds")
+    return PART | {"seconds": seconds}
+
+
 def _rebuild(config, weights, remedy):
     """The network of a config, if no larger than its weights file: a damaged number could ask for terabytes."""
     import torch
@@ -145,10 +155,12 @@ def _rebuild(config, weights, remedy):
 
 def _try_out(classifier):
     """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
-    from audio.transforms import FEATURES, N_FRAMES
+    from audio.cache import kept_frames
+    from audio.transforms import FEATURES
 
-    feature = FEATURES[classifier.config["feature"]]
-    said = classifier.probabilities(np.zeros((1, feature["bins"], feature.get("frames_kept", N_FRAMES))))
+    name = classifier.config["feature"]
+    shape = FEATURES[name]["bins"], kept_frames(name, clip_part(classifier.config))
+    said = classifier.probabilities(np.zeros((1, *shape)))
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")
@@ -163,16 +175,18 @@ def _beside(path, ending):
 
 def _require_predictable(path, config):
     """An error unless predict.py can compute the feature from a file, in clips of the length in training."""
-    from audio.transforms import FEATURES, N_FRAMES
+    from audio.cache import kept_frames
+    from audio.transforms import FEATURES
 
     feature, frames = config["feature"], config["model"]["args"]["n_frames"]
     if feature not in FEATURES:
         raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for "
                         f"one of {', '.join(FEATURES)}")
-    made = FEATURES[feature].get("frames_kept", N_FRAMES)
+    part = clip_part(config)
+    made = kept_frames(feature, part)
     if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {feature}: "
-                        "train again on a cache of features.py")
+        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {feature} in "
+                        f"{part['seconds']} s: train again on a cache of features.py")
 
 
 def _load_tensors(path, network):

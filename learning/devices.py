@@ -22,24 +22,24 @@ def world():
 
 
 def keep_memory():
-    """Have glibc keep what a step frees for the next step, instead of giving it back to Linux page by page.
+    """Have glibc keep the memory that a step frees for the next step, instead of returning it to Linux page by page.
 
-    On a CPU that giving and taking is up to a third of a training step. Other systems do without.
+    On a CPU returning and requesting it again takes up to a third of a training step. Does nothing on other systems.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors too come from the heap,
-        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap is not cut back
+        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors come from the heap too,
+        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap never shrinks
 
 
 @contextmanager
 def process_group(device):
-    """Connect the processes that torchrun started, for as long as the context lasts; one alone needs no group.
+    """Connect the processes that torchrun started, for as long as the context lasts; a single process needs no group.
 
     Raises
     ------
     DataError
-        In the processes that are left, if another one dies.
+        In the remaining processes, if another one dies.
     """
     if world()[1] == 1:
         yield
@@ -47,11 +47,11 @@ def process_group(device):
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
-        dist.barrier()                  # one that leaves while another still talks to it is aborted
+        dist.barrier()                  # leaving while another still communicates aborts the process
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
             raise DataError(f"process {world()[0]} of {world()[1]} lost the others, one of which has died (out of "
-                            "memory, or killed): the same command goes on after the last finished epoch") from error
+                            "memory, or killed): the same command continues after the last saved epoch") from error
         raise
     dist.destroy_process_group()
 

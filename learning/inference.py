@@ -1,4 +1,4 @@
-"""What a trained network says of clips: probabilities, chunk by chunk if it was trained on chunks."""
+"""Predict genres with a trained network, averaged over chunks if it was trained on chunks."""
 
 import torch
 import torch.distributed as dist
@@ -9,7 +9,7 @@ from learning.devices import inference_autocast, world
 
 @torch.no_grad()
 def predict(model, dataset, rows, precision="float32", chunk=0, batch_size=128):
-    """Class probabilities of some rows; each process computes its share, all get the whole.
+    """Class probabilities of some rows; each process computes its share, and all get the result.
 
     Parameters
     ----------

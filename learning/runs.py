@@ -7,7 +7,7 @@ The runs of a cross-validated seed are in ``seed<k>_folds/fold0/``, ``fold1/``, 
     model.safetensors       weights of the epoch chosen on validation
     history.jsonl           a line for each epoch
     probabilities.npz       of that epoch, on validation and test, with labels, tracks and artists
-    state.pt                where an unfinished run goes on
+    state.pt                where an unfinished run continues
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,21 +31,21 @@ WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "
 
 
 def save_whole(path, write):
-    """Write a file so that it is there whole or not at all; `write` is given a temporary path."""
+    """Replace a file atomically: `write` gets a temporary path, which then becomes the file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")       # two processes may write the same file
     try:
         write(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:                        # torch's errors of writing are RuntimeErrors
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(f"{path} cannot be written ({reason}): make room there, or choose another folder") from error
+        raise DataError(f"{path} cannot be written ({reason}): free some space, or choose another folder") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def versions():
-    """Versions of Python and of what training uses."""
+    """Versions of Python and of the packages that training uses."""
     return {"python": platform.python_version(),
             **{lib: importlib.metadata.version(lib) for lib in ("torch", "numpy", "pandas", "safetensors")}}
 
@@ -55,7 +56,7 @@ def commit():
     try:
         done = subprocess.run(["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--exclude=*",
                                "--dirty=+changes"], cwd=folder, capture_output=True, text=True, timeout=20,
-                              env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)})   # ours, not one around
+                              env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)})   # not a parent's
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -74,14 +75,18 @@ def fold_runs(run_dir):
 
 
 def fingerprint(model):
-    """Identify what a network computes by its layers and the source of its forward methods: twelve letters."""
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters.
+
+    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
+    """
     ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
-    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
+                for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
 def data_fingerprints(dataset, split="split"):
-    """What a run learns and is tested on, in sixteen letters for each file.
+    """Hash the data of a run: sixteen hexadecimal digits for each file.
 
     Parameters
     ----------
@@ -115,9 +120,9 @@ def lock(run_dir, write=True):
     Parameters
     ----------
     run_dir : Path
-        Made if it is not there. A finished run is only read, by as many as like.
+        Made if it is not there. A finished run is only read and not locked.
     write : bool
-        Of the processes that share one training, the first writes, and locks for all.
+        True in the first of the processes that share a training: it locks for all of them.
 
     Raises
     ------
@@ -130,14 +135,14 @@ def lock(run_dir, write=True):
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    folder = os.open(run_dir, os.O_RDONLY)      # the folder itself: no file is left behind
+    folder = os.open(run_dir, os.O_RDONLY)      # the folder itself, so no lock file remains
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(folder)
         raise DataError(f"{run_dir} is being trained by another process: wait for it, or stop it") from error
     except OSError:
-        pass                                    # a file system without locks
+        pass                                    # the file system has no locks
     try:
         yield
     finally:
@@ -145,7 +150,7 @@ def lock(run_dir, write=True):
 
 
 def start_run(run_dir, config, write=True):
-    """Make the folder of a run and its config.json, or check that the run begun there is the same one.
+    """Make the folder of a run and its config.json, or check that a run that was started there is the same.
 
     Raises
     ------
@@ -156,7 +161,7 @@ def start_run(run_dir, config, write=True):
     if path.is_file():
         there = load_config(run_dir)
         for part in WATCHED:
-            if part == "data" and part not in there:        # begun before it was noted
+            if part == "data" and part not in there:        # started before data were hashed
                 continue
             if there.get(part) != config.get(part):
                 both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
@@ -170,7 +175,7 @@ def start_run(run_dir, config, write=True):
 
 
 def is_finished(run_dir):
-    """Whether the run went to its end: its probabilities are written last."""
+    """Whether the run is complete: its probabilities are written last."""
     return (run_dir / "probabilities.npz").is_file()
 
 
@@ -194,7 +199,7 @@ def save_history(run_dir, history):
 
 
 def load_state(run_dir, model, optimizer, mean=None, scaler=None):
-    """Set model, optimizer, mean of the weights and scaler to the last finished epoch of an interrupted run.
+    """Set model, optimizer, mean of the weights and scaler to the last saved epoch of an interrupted run.
 
     Returns
     -------
@@ -296,7 +301,7 @@ def save_probabilities(run_dir, dataset, probabilities):
 
 
 def load_probabilities(run_dir, split="test"):
-    """Read what a finished run said of each clip of a split.
+    """Read the predictions of a finished run for each clip of a split.
 
     Returns
     -------
@@ -309,7 +314,7 @@ def load_probabilities(run_dir, split="test"):
                 for key in folds[0]}
     path = Path(run_dir) / "probabilities.npz"
     if not path.is_file():
-        raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
+        raise DataError(f"{path} not found: the run is not finished, continue it with the command that started it")
     try:
         with np.load(path, allow_pickle=False) as saved:
             parts = ("probabilities", "labels", "tracks", "artists")

@@ -1,8 +1,8 @@
 """One pass over the training clips, step by step.
 
-On a GPU nothing here waits for a result: batches are gathered and altered where the data are, and loss and accuracy
-stay there until the pass is over. A small network's step is then bounded by the launching of its kernels, which
-`StepGraph` does all at once.
+On a GPU no step waits for a result: batches are gathered and augmented on the GPU, and loss and accuracy stay there
+until the end of the pass. The step of a small network is then limited by the launches of its kernels; `StepGraph`
+launches all of them at once.
 """
 
 import math
@@ -18,7 +18,7 @@ from learning.augmentation import augment
 from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies
 
-AHEAD = 4       # batches that the system is told of before they are read, if they come from a disk
+AHEAD = 4       # batches that the system is asked to read in advance, if they come from a disk
 
 
 def learning_rate(step, steps, settings):
@@ -79,7 +79,7 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, grap
     generator = graph.generator if graph else torch.Generator(dataset.device)
     generator.manual_seed(torch.initial_seed() + 500)                   # so does augmentation
     step = partial(learn, model, dataset, optimizer, scaler, settings, generator)
-    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
+    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU, so the loop never waits
     model.train()
     for k, batch in enumerate(batches):
         set_learning_rate(optimizer, learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings))
@@ -135,12 +135,12 @@ def steps_taken(optimizer):
 
 
 def training_batch(dataset, rows, settings, generator):
-    """Clips as they are learned, normalised, with their labels and the targets: the labels, or mixtures of them."""
+    """Augmented and normalised clips, their labels, and the targets: the labels, or mixtures of them (mixup)."""
     if not settings.is_on():
         x, y = dataset.batch(rows)
         return x, y, y
     y = dataset.labels[rows]
-    targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot would wait
+    targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot waits for the GPU
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
     parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
@@ -150,10 +150,10 @@ def training_batch(dataset, rows, settings, generator):
 
 
 class StepGraph:
-    """A training step recorded once as a CUDA graph and then replayed, launched at once instead of kernel by kernel.
+    """A training step recorded once as a CUDA graph and then replayed: one launch instead of one for each kernel.
 
-    The first steps of a training are taken as usual, on a stream of their own: libraries choose kernels and allocate
-    in them, which must not be recorded. So are batches of another size than the recorded one.
+    The first steps of a training run as usual, on their own stream: libraries choose kernels and allocate memory in
+    them, which must not be recorded. Batches of another size than the recorded one run as usual too.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class StepGraph:
         self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
 
     def take(self, step, batch):
-        """Take a step on a batch of rows; `step` is that of the first call for ever, but for its arguments."""
+        """Take a step on a batch of rows; what is recorded and replayed is the `step` of the recording call."""
         self.size = self.size or len(batch)
         if self.first > 0:
             self.first -= 1

@@ -163,8 +163,11 @@ def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
 
 
 def _kind(feature):
-    """Kind of a feature by its name: cqt, chroma, mel, mfcc or other."""
-    return next((kind for kind in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(kind)), "other")
+    """Which axis of frequency a feature has; variants of another range than the study's are counted in bins."""
+    if feature.startswith(("mel84", "cqt128")):
+        return "other"
+    kinds = {"cqt": "cqt", "logstft84": "cqt", "chroma": "chroma", "mel": "mel", "mfcc": "mfcc"}
+    return next((kind for start, kind in kinds.items() if feature.startswith(start)), "other")
 
 
 def _unit(kind):

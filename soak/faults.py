@@ -8,6 +8,8 @@ undisturbed run. Prints a table; the exit status is 1 if any output differs.
 """
 
 import argparse
+import contextlib
+import faulthandler
 import itertools
 import json
 import multiprocessing
@@ -15,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import pandas as pd  # noqa: E402 - sys.path is set above
 
 import demo  # noqa: E402
+import features  # noqa: E402
+from audio import cluster  # noqa: E402
+from fma import DataError  # noqa: E402
 from study import result_files, tables  # noqa: E402
 from study.tables import format_table  # noqa: E402
 
@@ -87,20 +93,69 @@ def timed(*line):
 # ---- one function for each fault, which returns a description -----------------------------------------------------
 
 
-def features_killed(folder, rounds, rng):
-    """features.py with two processes on 40 clips of the synthetic corpus."""
+def forty_clips(folder):
+    """A data folder with 40 clips of the synthetic corpus."""
     source, data = Path(demo.make(ROOT / "data" / "demo")), folder / "corpus"
     tracks = pd.read_csv(source / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1])
     chosen = sorted(random.Random(0).sample(list(tracks.index), 40))
     (data / "fma_metadata").mkdir(parents=True)
     tracks.loc[chosen].to_csv(data / "fma_metadata" / "tracks.csv")
     (data / "fma_small").symlink_to(source / "fma_small")
+    return data
+
+
+def features_killed(folder, rounds, rng):
+    """features.py with two processes."""
+    data = forty_clips(folder)
     line = ["features.py", "--data-dir", data, "--workers", 2, "--features", "cqt", "mel_stft", "mfcc",
             "--features-dir"]
     lasts = timed(*line, folder / "whole")
     kill_and_go_on([*line, folder / "killed"], folder / "killed", folder / "whole", lasts, rounds, rng)
     assert not (folder / "killed" / ".partial").exists(), "temporary files are left"
     return f"{rounds} kills of features.py with 2 processes, then to the end"
+
+
+def workers_killed(folder, rounds, rng):
+    """features.py on two Dask workers, of which one or both are killed as a run begins, or within two seconds."""
+    try:
+        import dask
+        from distributed import LocalCluster
+    except ImportError:
+        return None
+    data, tries, early, both, hit = forty_clips(folder), 10 * rounds, 0, 0, 0
+    features.fill_cache(data, ["mel_stft"], features_dir=folder / "whole", workers=1, progress=False)
+    cluster.BATCH = 1
+    settings = {"distributed.deploy.lost-worker-timeout": "1h", "distributed.admin.log-format": "%(message)s"}
+    with dask.config.set(settings), open(os.devnull, "w") as quiet, LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL", local_directory=str(folder)) as local:
+
+        def kill(pids, after):
+            time.sleep(after)
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+        for _ in range(tries):
+            pids = [nanny.pid for nanny in local.workers.values() if nanny.pid]     # also of one that is starting
+            pids = rng.sample(pids, min(len(pids), rng.choice((1, 1, 2))))
+            after = rng.uniform(0, rng.choice((0.5, 2)))
+            killer = threading.Thread(target=kill, args=(pids, after))
+            faulthandler.dump_traceback_later(180, exit=True)       # a run that hangs
+            killer.start()
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                features.fill_cache(data, ["mel_stft"], features_dir=folder / "killed", progress=False,
+                                    scheduler=local.scheduler_address, wait_for_workers=60)
+            hit += not killer.is_alive()
+            killer.join()
+            faulthandler.cancel_dump_traceback_later()
+            early += after < 0.5
+            both += len(pids) > 1
+            same_bytes(folder / "killed", folder / "whole")
+            assert not (folder / "killed" / ".partial").exists(), "something is left"
+            shutil.rmtree(folder / "killed")
+    return (f"{tries} runs of features.py on 2 Dask workers: workers killed before the end of {hit}, in the first half "
+            f"second of {early}, both at once in {both}")
 
 
 def tiny(folder):
@@ -250,8 +305,9 @@ def disks_read_only(folder, rounds, rng):
     return f"{len(commands)} commands on a read-only disk, each one line and status 2"
 
 
-FAULTS = (downloads_killed, features_killed, training_killed, experiments_killed, tables_killed, two_at_once,
-          disks_full, disks_read_only)
+FAULTS = (downloads_killed, features_killed, workers_killed, training_killed, experiments_killed, tables_killed,
+          two_at_once, disks_full, disks_read_only)
+NEEDS = {workers_killed: "dask.distributed", **dict.fromkeys((disks_full, disks_read_only), "permission to mount")}
 
 
 def main(argv=None):
@@ -269,10 +325,10 @@ def main(argv=None):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 tried = fault(Path(folder), args.rounds, random.Random(args.seed))
-                outcome = "not tried: no permission to mount" if tried is None else "same bytes, no incomplete files"
+                outcome = f"not tried: no {NEEDS[fault]}" if tried is None else "same bytes, no incomplete files"
                 if fault is disks_read_only and tried:
                     outcome = "one-line error"
-            except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+            except (AssertionError, DataError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
                 tried, outcome, failed = "", f"FAILED: {' '.join(str(error).split())}", True
         print(f"{name}: {outcome}", file=sys.stderr, flush=True)
         rows.append([name, tried, outcome, f"{time.monotonic() - start:.0f}"])

@@ -11,7 +11,7 @@ import torch
 from cnn_models import layer_table
 from datasets import JointDataset
 from fma import DataError
-from learning.devices import autocast, choose_precision, keep_memory
+from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights
 from study.predictions import compare_columns, compare_predictions, correctness, load_predictions, prediction_table
 from study.predictions import right_by_clip as right_by_clip  # for notebooks
@@ -170,7 +170,7 @@ def shuffled_accuracy(run, dataset, piece=20, seed=0):
             clips, labels = dataset.batch(part)
             orders = [np.concatenate([pieces[k] for k in rng.permutation(len(pieces))]) for _ in part]
             mixed = torch.stack([clip[:, order] for clip, order in zip(clips, orders, strict=True)])
-            with autocast(config["training"]["precision"], dataset.device):
+            with inference_autocast(config["training"]["precision"], dataset.device):
                 right += [(network(x).argmax(1) == labels).sum().item() for x in (clips, mixed)]
     return tuple((right / len(rows)).tolist())
 
@@ -191,12 +191,13 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     network = network.to(device, memory_format=torch.channels_last)
     sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
     clips = [torch.rand(batch_size, *size, device=device) for size in sizes]
-    precision = choose_precision("auto", device)
+    clips = clips if len(clips) > 1 else clips[0]
+    precision = choose_precision("auto", device, network, clips)
     taken = []
     for _ in range(steps):
         start = time.perf_counter()
         with autocast(precision, device):
-            loss = network(clips if len(clips) > 1 else clips[0]).float().logsumexp(1).mean()
+            loss = network(clips).float().logsumexp(1).mean()
         loss.backward()
         loss.item()                                     # waits for a GPU
         taken.append(time.perf_counter() - start)

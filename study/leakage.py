@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audio.cache import load_index, open_feature
+from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, SUBSETS, DataError, artists_of, dataset_name, find_data, load_tracks, run_command
 from study.rows import EXPERIMENTS
 from study.runner import run_experiments
@@ -127,7 +127,7 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
         raise DataError(f"{folder} holds another rung, or a damaged one: delete it")
     tracks = load_tracks(data_dir, subset).loc[index["track_id"]]
     tracks = tracks.assign(row=np.arange(len(index)), artist=artists_of(tracks), status=index["status"].to_numpy())
-    good = tracks[(tracks["status"] == "ok") & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]
+    good = tracks[tracks["status"].isin(USABLE) & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]
     table = climb(chunks(good[["row", "genre", "split", "artist"]], array.shape[2], length), rung, seed)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -101,6 +101,13 @@ def with_change(name, change):
     return row | new | merged | {"reported": None, "ablates": name}
 
 
+# Why the CQT beats mel: features that differ from one of the two in a parameter (transforms.VARIANTS).
+PUZZLE = tuple(f"{feature}_{short}" for feature in ("mel84", "mel_fine", "mel84_fine", "logstft84", "cqt128")
+               for short in ("frequency", "square"))
+for name in PUZZLE:
+    feature, short = name.rsplit("_", 1)
+    EXPERIMENTS[name] = {"feature": feature, "model": CNNS[short]}
+
 for name, changes in ABLATED.items():
     EXPERIMENTS |= {f"{name}_{change}": with_change(name, change) for change in changes}
 

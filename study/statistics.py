@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from audio.cache import USABLE
 from datasets import FeatureDataset
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
@@ -52,7 +53,7 @@ def load_statistics(data_dir, subset="small", features_dir=None):
     if cache.shape != (len(columns), 1) or any(len(column) != 3 for column in columns):
         raise DataError(f"{features_dir}/statistics.json does not name the columns of statistics.npy: "
                         f"delete {features_dir}/statistics.* and run features.py --statistics again")
-    good = np.flatnonzero(cache.tracks["status"] == "ok")
+    good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
     return pd.DataFrame(cache.raw(good)[:, :, 0].numpy(), index=cache.tracks.index[good],
                         columns=pd.MultiIndex.from_tuples(columns, names=LEVELS))
 
@@ -91,7 +92,7 @@ def cached_statistics(data_dir, features, subset="small", features_dir=None):
     Returns
     -------
     statistics : DataFrame, float32, indexed by track_id
-        Tracks with status ok; columns (feature, number).
+        Tracks with status ok or padded; columns (feature, number).
     """
     import torch
 
@@ -104,7 +105,7 @@ def cached_statistics(data_dir, features, subset="small", features_dir=None):
         cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
         bins, frames = cache.shape
         summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, least=1e-9)
-        good = np.flatnonzero(cache.tracks["status"] == "ok")
+        good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
         values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
         found[name] = pd.DataFrame(values.numpy(), index=cache.tracks.index[good])
     return pd.concat(found, axis=1)

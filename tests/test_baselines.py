@@ -87,7 +87,7 @@ def test_the_cache_is_read_as_fmas_file_is(tiny):
 
 def test_rows_genres_and_labels_are_those_of_a_network(tiny):
     index = pd.read_csv(tiny / "features" / "index.csv")
-    index.loc[[3, 70, 90], "status"] = ["short", "silent", "missing"]
+    index.loc[[3, 20, 70, 90], "status"] = ["short", "padded", "silent", "missing"]
     index.to_csv(tiny / "features" / "index.csv", index=False)
     ours, network = Statistics(tiny), FeatureDataset(tiny, "statistics")
     assert ours.genres == network.genres and ours.name == network.name and ours.left_out == 3

@@ -119,8 +119,8 @@ def killed(tiny, tmp_path_factory):
     """`python training.py`, killed twice at random moments and then left to finish: its folder, what it printed."""
     folder = tmp_path_factory.mktemp("killed")
     environment, run_dir = quiet_environment(folder / "site"), folder / "runs" / "tiny" / "chroma_cqt_square" / "seed0"
-    line = [sys.executable, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", folder / "runs",
-            "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
+    line = [sys.executable, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir",
+            folder / "runs", "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
     endings = []
     for epochs in (2, 9):
         process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

@@ -169,7 +169,7 @@ def test_nothing_is_on_by_default(clips):
     assert not Augmentation().is_on() and not Training().is_on()
     [x], targets = augment([clips], torch.eye(8), Augmentation(), seeded(), [0.0])
     assert x is clips and torch.equal(targets, torch.eye(8))
-    with pytest.raises(DataError, match="mask_bins must not be below 0, as -1 is"):
+    with pytest.raises(DataError, match="mask_bins must be 0 or more, not -1"):
         Augmentation(mask_bins=-1)
 
 

@@ -133,7 +133,7 @@ def test_what_is_validated_is_what_is_saved(two):
 
 def test_a_batch_too_small_for_the_processes_is_one_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(DataError, match="batch_size 7 is too small for 4 processes: each needs two clips"):
+    with pytest.raises(DataError, match="batch_size 7 is less than two clips for each of 4 processes"):
         training.run("x", EXPERIMENTS[WHOLE], tiny, {"batch_size": 7}, tmp_path, device="cpu", progress=False)
 
 
@@ -148,8 +148,8 @@ def test_only_the_first_process_writes(two):
 
 def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tiny, tmp_path):
     def start(runs_dir):
-        return torchrun(tmp_path, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
-                        "--epochs", "12", "--device", "cpu")
+        return torchrun(tmp_path, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir",
+                        runs_dir, "--epochs", "12", "--device", "cpu")
 
     killed, run_dir = start(tmp_path / "killed"), tmp_path / "killed" / "tiny" / "chroma_cqt_square" / "seed0"
     end = time.monotonic() + 60
