@@ -163,6 +163,8 @@ def start_run(run_dir, config, write=True):
         for part in WATCHED:
             if part == "data" and part not in there:        # started before data were hashed
                 continue
+            if part == "normalisation" and same_numbers(there.get(part), config[part]):
+                continue
             if there.get(part) != config.get(part):
                 both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
                 keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
@@ -172,6 +174,16 @@ def start_run(run_dir, config, write=True):
     elif write:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+
+
+def same_numbers(a, b):
+    """Whether nested dicts and lists hold the same numbers up to rounding: sums differ from processor to processor."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_numbers(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_numbers, a, b))
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return numbers and abs(a - b) <= 1e-6 * max(1.0, abs(a), abs(b))
 
 
 def is_finished(run_dir):
