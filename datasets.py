@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
@@ -67,6 +66,7 @@ class FeatureDataset:
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
+        import pandas as pd
         import torch
 
         features_dir = Path(features_dir or Path(data_dir) / "features")

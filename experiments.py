@@ -32,6 +32,7 @@ def main(argv=None):
                                                           "fold, and every clip is tested once")
     run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
     run.add_argument("--epochs", type=int)
+    run.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
     run.add_argument("--figures", action="store_true", help="save learning and ROC curves and confusion matrix of each")
     table = commands.add_parser("table", help="print the results of a data set")
     table.add_argument("--readme", metavar="FILE", help="instead, update the marked tables of a Markdown file")
@@ -65,7 +66,8 @@ def main(argv=None):
     results = []
     for name in args.names or DEMO:
         settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
-        settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
+        settings |= {"epochs": args.epochs} if args.epochs is not None else {}
+        settings |= {"one_cycle": True} if args.one_cycle else {}
         results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, folds=args.folds,
                                       runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,
                                       device=args.device))

@@ -190,15 +190,42 @@ def table(rows, bounds):
                                 "peak MiB"])
 
 
+def summary(rows):
+    """The same in a line for each network, as Markdown: clips per second, and how many times the original's."""
+    found = {(r["network"], r["loop"], r["batch"], r["precision"], r["graph"], r["compiled"]): r["clips_per_second"]
+             for r in rows}
+
+    def best(network, batch):
+        return {precision: max((rate for (name, loop, size, how, _, compiled), rate in found.items() if
+                                (name, loop, size, how, compiled) == (network, "ours", batch, precision, False)),
+                               default=None) for precision in PRECISIONS}
+
+    cells = []
+    for network in dict.fromkeys(r["network"] for r in rows if r["network"] in NETWORKS):
+        small, large = best(network, BATCHES[0]), best(network, BATCHES[1])
+        original = found.get((network, "original", BATCHES[0], "float32", False, False))
+        compiled = found.get((network, "ours", BATCHES[0], "bfloat16", False, True))
+        fastest = max(filter(None, (*small.values(), compiled)), default=None)
+        values = [original, *small.values(), compiled, max(filter(None, large.values()), default=None)]
+        cells.append([network, *(value and f"{value:,.0f}" for value in values),
+                      original and fastest and f"{fastest / original:.1f}"])
+    return format_table(cells, ["clips/s", "original", *PRECISIONS, "compiled", f"batch {BATCHES[1]}", "/ original"])
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure training and features on a GPU, in at most eight minutes.")
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME",
                         help=f"of {', '.join(NETWORKS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write the rows here, after each of them")
+    parser.add_argument("--summary", type=Path, metavar="JSON", help="print the summary of such a file, and stop")
     parser.add_argument("--minutes", type=float, default=8, help="begin no row after so many (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1, help="to time a row for (default: %(default)s)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one); the CPU does a hundredth")
     args = parser.parse_args(argv)
+    if args.summary:
+        kept = json.loads(args.summary.read_text(encoding="utf-8"))
+        print(f"{summary(kept['rows'])}\n\n{kept['about']}")
+        return
     device, start = choose_device(args.device), time.perf_counter()
     cuda = device.type == "cuda"
     what = torch.cuda.get_device_name(device) if cuda else "no GPU: the CPU, at a hundredth of the size"

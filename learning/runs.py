@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,9 +75,13 @@ def fold_runs(run_dir):
 
 
 def fingerprint(model):
-    """Identify what a network computes by its layers and the source of its forward methods: twelve letters."""
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters.
+
+    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
+    """
     ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
-    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
+                for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 
@@ -161,6 +166,8 @@ def start_run(run_dir, config, write=True):
         for part in WATCHED:
             if part == "data" and part not in there:        # started before data were hashed
                 continue
+            if part == "normalisation" and same_numbers(there.get(part), config[part]):
+                continue
             if there.get(part) != config.get(part):
                 both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
                 keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
@@ -170,6 +177,16 @@ def start_run(run_dir, config, write=True):
     elif write:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+
+
+def same_numbers(a, b):
+    """Whether nested dicts and lists hold the same numbers up to rounding: sums differ from processor to processor."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_numbers(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_numbers, a, b))
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return numbers and abs(a - b) <= 1e-6 * max(1.0, abs(a), abs(b))
 
 
 def is_finished(run_dir):

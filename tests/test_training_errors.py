@@ -226,3 +226,16 @@ def test_values_that_are_not_numbers_name_the_file(tiny, tmp_path, split):
     np.save(path, values)
     with pytest.raises(DataError, match="cqt.npy holds values that are not numbers"):
         train(data, tmp_path, feature="cqt", epochs=1)
+
+
+def test_a_normalisation_that_was_summed_in_another_order_is_the_same(tiny, tmp_path):
+    """A run that a GPU finished is read where the CPU rounds its sums otherwise."""
+    run_dir, _ = train(tiny, tmp_path)
+    config = runs.load_config(run_dir)
+    config["normalisation"]["mean"] = [value * (1 + 1e-9) for value in config["normalisation"]["mean"]]
+    (run_dir / "config.json").write_text(json.dumps(config))
+    assert train(tiny, tmp_path)[0] == run_dir
+    config["normalisation"]["mean"][0] += 0.01
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="another normalisation"):
+        train(tiny, tmp_path)
