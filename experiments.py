@@ -16,7 +16,7 @@ from pathlib import Path
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
 from plots.page import save_page
 from study.result_files import load_results
-from study.rows import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS, features_of
+from study.rows import DEMO, EXPERIMENTS, QUICK, features_of
 from study.runner import run_experiment
 from study.tables import format_table, results_table, write_marked_tables
 
@@ -67,7 +67,7 @@ def main(argv=None):
                         else "--repeats must be at least 1")
     results = []
     for name in args.names or DEMO:
-        settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
+        settings = QUICK | DEMO.get(name, {}) if quick else {}
         settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
         results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, folds=args.folds,
                                       runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,

@@ -17,7 +17,8 @@ STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #222;
   max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 0.85rem } td, th { padding: 0.25rem 0.6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } .scroll { overflow-x: auto } .wrong { color: #c03010 }
-.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto } audio { height: 2rem }"""
+.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto } audio { height: 2rem }
+.pair { display: grid; grid-template-columns: 1fr 1fr; align-items: start }"""
 
 
 def data_name(result):
@@ -46,7 +47,11 @@ def save_figures(result, runs_dir, folder):
         ("roc", plot_roc(test["labels"], test["probabilities"], genres)),
         ("confusion", plot_confusion(result["test"]["confusion"], genres)),
     ):
-        figure.suptitle(f"{config['model']['class']}: {KINDS[kind]} ({data_name(result)})", fontsize=11)
+        title = f"{config['model']['class']}: {KINDS[kind]} ({data_name(result)})"
+        if kind == "history":       # its legend is where a figure's title would be
+            figure.axes[0].set_title(title, loc="left", fontsize=11)
+        else:
+            figure.suptitle(title, fontsize=11)
         save_whole(folder / f"{name}_{kind}.png", partial(figure.savefig, format="png"))
 
 
@@ -70,9 +75,10 @@ def save_page(results, runs_dir, folder, data_dir, subset="small"):
     """
     for result in results:
         save_figures(result, runs_dir, folder / "figures")
-    title = f"{len(results)} network{'s' * (len(results) > 1)} on {data_name(results[0])}"
+    demo = results[0]["dataset"] == "demo"
+    title = f"{len(results)} network{'s' * (len(results) > 1)} on {'the ' * demo}{data_name(results[0])}"
     warning = ('<p class="synthetic"><b>Synthetic:</b> a program composed this music. The figures show that everything '
-               "runs; they say nothing about real music.</p>") if results[0]["dataset"] == "demo" else ""
+               "runs; they say nothing about real music.</p>") if demo else ""
     parts = [f"<h1>{escape(title)}</h1>", warning, _table(results_table(results, seconds=True)),
              "<h2>Listen</h2>", _clips(results, runs_dir, folder, data_dir, subset), *map(_network, results)]
     html = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
@@ -106,7 +112,8 @@ def _clips(results, runs_dir, folder, data_dir, subset):
             rows.append([f'<audio controls preload="none" src="{url}"></audio>', f"<b>{escape(genre)}</b>",
                          *(escape(word) if word == genre else f'<span class="wrong">{escape(word)}</span>'
                            for word in heard)])
-    head = ["a test clip", "genre", *(escape(result["config"]["model"]["class"]) for result in results)]
+    names = (escape(f"{result['config']['model']['class']} ({result['experiment']})") for result in results)
+    head = ["a test clip", "genre", *names]
     return (f'<p>One test clip of each genre, and what each network takes it for (<span class="wrong">red</span>: '
             f'wrong).</p><div class="scroll"><table>{_cells([head], "th")}\n{_cells(rows)}</table></div>')
 
@@ -114,6 +121,6 @@ def _clips(results, runs_dir, folder, data_dir, subset):
 def _network(result):
     """The figures of a network."""
     name, network = escape(result["experiment"]), escape(result["config"]["model"]["class"])
-    images = "\n".join(f'<img src="figures/{quote(result["experiment"])}_{kind}.png" alt="{network}: {what}">'
-                       for kind, what in KINDS.items())
-    return f"<h2>{network} <small>({name})</small></h2>\n{images}"
+    curves, *pair = (f'<img src="figures/{quote(result["experiment"])}_{kind}.png" alt="{network}: {what}">'
+                     for kind, what in KINDS.items())
+    return f'<h2>{network} <small>({name})</small></h2>\n{curves}\n<div class="pair">{"".join(pair)}</div>'
