@@ -1,5 +1,6 @@
 """A row of work that crashes or hangs its process costs itself; the others are done all the same."""
 
+import errno
 import os
 import signal
 import time
@@ -33,6 +34,8 @@ def work(row):
     if row == "hangs":
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))      # nothing but SIGKILL ends it
         time.sleep(99)
+    if row == "times out":
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
     if row == "fails":
         raise ValueError("cannot be done")
     return f"did {row}"
@@ -98,3 +101,8 @@ def alive(pid):
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+def test_a_file_system_that_times_out_is_no_fault_of_the_clip(tmp_path):
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        list(in_processes(["times out"], work, 1, 60, start, (tmp_path,)))
