@@ -73,6 +73,13 @@ def test_targets_that_are_named_exist():
         re.findall(r"soak/\w+\.py", text("Makefile")))
 
 
+def test_what_windows_runs_without_make_is_what_make_demo_runs():
+    [target] = re.findall(r"^demo:.*\n((?:\t.*\n)+)", text("Makefile"), re.M)
+    without = re.findall(r"^    \.venv\\Scripts\\python (.*)", text("docs/platforms.md"), re.M)
+    assert without[0] == "-m pip install -r requirements-dev.txt -c constraints.txt"
+    assert without[1:] == re.findall(r"\$\(RUN\) (.*)", target)
+
+
 def test_the_citation_has_what_the_format_asks_for():
     cited = yaml.safe_load(text("CITATION.cff"))
     assert cited["cff-version"] == "1.2.0" and cited["type"] == "software" and cited["license"] == "MIT"
