@@ -368,7 +368,7 @@ def make(data_dir="data/demo", workers=None):
     Parameters
     ----------
     data_dir : str or Path
-        Folder, written in FMA's layout: `fma_metadata/*.csv`, `fma_small/000/000002.mp3` and so on, 67 MB.
+        Folder, written in FMA's layout: `fma_metadata/*.csv`, `fma_small/000/000002.mp3` and so on, 41 MB.
     workers : int, optional
         Tracks made in parallel, by default one per core. The bytes do not depend on it.
 
