@@ -1,13 +1,14 @@
-"""Twelve classifiers on track statistics: what can be had without a network.
+"""Twelve classifiers on track statistics: the accuracy to expect without a network.
 
-    python baselines.py                         # all twelve, on fma_metadata/features.csv where FMA is
+    python baselines.py                         # all twelve, on fma_metadata/features.csv if it exists
     python baselines.py SVC LDA --data-dir data/emotify --repeats 3
-    python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, beside all of them
-    python baselines.py SVC --features mel128 vggish                # statistics of features in the cache instead
+    python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, results under a name of their own
+    python baselines.py SVC LDA --data-dir data/allmusic --folds    # cross-validated by artist
+    python baselines.py SVC --features mel128 vggish                # statistics of cached features instead
 
-The statistics are FMA's own where its features.csv is, else those that ``features.py --statistics`` computes.
-Results stand beside the networks' in ``results/<dataset>/baseline_<name>.json``. There is nothing to choose, so
-validation only stands beside the test.
+The statistics are FMA's features.csv, or if there is none, those that ``features.py --statistics`` computes. Results
+are saved beside the networks', as ``results/<dataset>/baseline_<name>.json``. Nothing is chosen on validation; its
+accuracy is only reported.
 """
 
 import argparse
@@ -18,24 +19,6 @@ from study.classifiers import CLASSIFIERS, fit_baselines
 from study.statistics import ONLY, Statistics
 from study.tables import results_table
 
-# ---------------------------------------------------------------- classifiers
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Fit classifiers on track statistics and print their results.")
@@ -44,22 +27,24 @@ def main(argv=None):
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
     parser.add_argument("--features", nargs="+", metavar="NAME", default=[],
-                        help="statistics of these features of the cache instead, for instance mel128 vggish")
-    parser.add_argument("--repeats", type=int, help="seeds of those that draw random numbers (default: as many as the "
-                                                    "result there has, else 1)")
+                        help="use statistics of these cached features instead, for example mel128 vggish")
+    parser.add_argument("--folds", action="store_true", help="cross-validate by artist: every clip is tested once")
+    parser.add_argument("--repeats", type=int, help="seeds of classifiers that draw random numbers "
+                                                    "(default: as many as the existing result has, else 1)")
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
-    parser.add_argument("--runs-dir", default="runs", help="keeps each clip's scores (default: runs)")
+    parser.add_argument("--runs-dir", default="runs", help="where each clip's scores are saved (default: runs)")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
     unknown = [name for name in args.names if name not in CLASSIFIERS]
     if unknown or args.repeats is not None and args.repeats < 1:
-        raise DataError(f"no classifier is named {some(unknown)}: choose of {', '.join(CLASSIFIERS)}" if unknown
+        raise DataError(f"no classifier is named {some(unknown)}: choose from {', '.join(CLASSIFIERS)}" if unknown
                         else "--repeats must be at least 1")
     if args.only and args.features:
-        raise DataError("--only chooses of FMA's statistics, --features takes others: pass one of the two")
+        raise DataError("--only selects among FMA's statistics, --features replaces them: pass one of the two")
     data = Statistics(find_data(args.data_dir), args.subset, args.features_dir, args.only, args.features)
     print(data)
-    results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir)
+    results, _ = fit_baselines(data, args.names or tuple(CLASSIFIERS), args.repeats, args.results_dir, args.runs_dir,
+                               folds=args.folds)
     print("\n" + results_table(list(results.values()), seconds=True))
 
 

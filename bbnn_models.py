@@ -1,4 +1,4 @@
-"""The bottom-up broadcast neural network of Liu et al. [1]_: every block sees the shallow features.
+"""The bottom-up broadcast neural network of Liu et al. [1]_: every block receives the shallow features.
 
 It takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Pools are frequency × time.
 
@@ -16,19 +16,19 @@ from learning import tiles
 
 
 def preactivated(n_in, n_out, kernel, bias):
-    """BatchNorm → ReLU → Conv: the norm comes first, so that what is broadcast stays linear."""
+    """BatchNorm → ReLU → Conv: the norm comes first, so that the broadcast maps are linear."""
     return nn.Sequential(
         nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias)
     )
 
 
 class InceptionBlock(nn.Module):
-    """Four views of the input at different scales, concatenated with the input itself.
+    """Four branches of different scales, concatenated with the input.
 
     Parameters
     ----------
     n_in : int
-        Channels in; out come ``n_in + 4 * width``.
+        Input channels; the output has ``n_in + 4 * width``.
     width : int
         Channels of each branch.
     bias : bool
@@ -50,13 +50,13 @@ class InceptionBlock(nn.Module):
 class BBNN(nn.Module):
     """Bottom-up broadcast neural network.
 
-    A shallow convolution and a pool of 4 along time, three inception blocks whose input is broadcast to all
-    that follow, a transition and a global average.
+    A shallow convolution and a pool of 4 over time, three inception blocks, each input to all later ones, a transition
+    and a global average.
 
     Parameters
     ----------
     n_bins, n_frames : int
-        Size of the input: 4 bins × 10 frames or more ("paper": 2 × 8). All sizes have the same weights.
+        Size of the input: 4 bins × 10 frames or more ("paper": 2 × 8). The weights do not depend on it.
     n_classes : int
         Number of genres.
     variant : {"original", "paper"}
@@ -69,7 +69,7 @@ class BBNN(nn.Module):
     Raises
     ------
     ValueError
-        If the input is too small, or `variant` or `n_classes` does not exist.
+        If the input is too small, or `variant` or `n_classes` is invalid.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class BBNN(nn.Module):
         if variant not in ("original", "paper"):
             raise ValueError(f"variant must be original or paper, not {variant!r}")
         paper = variant == "paper"
-        edge = 0 if paper else 2                           # taken off by the first convolution
+        edge = 0 if paper else 2                           # removed by the first convolution
         require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
         first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)

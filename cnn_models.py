@@ -1,7 +1,7 @@
 """Convolutional networks over frequency, over time, and over both, after Choi et al. [1]_.
 
 Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Kernels and pools are
-frequency × time. Three pools of 4 leave ``frames // 64`` frames; the last pool makes them one.
+frequency × time. Three pools of 4 leave ``frames // 64`` frames; the last pool reduces them to one.
 
 References
 ----------
@@ -44,7 +44,7 @@ def conv_block(n_in, n_out, kernel, padding="same"):
 
 
 def pooled(block, pool):
-    """A block and its max pool. ReLU and max pool commute: ReLU comes last, where fewer values are left."""
+    """A block and its max pool. ReLU and max pool commute, so ReLU comes last, on fewer values."""
     if isinstance(block, ConvBlock):
         return ConvBlock(*block[:-1], nn.MaxPool2d(pool), nn.ReLU())
     return nn.Sequential(block, nn.MaxPool2d(pool))
@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
     n_in, n_out : int
         Channels in and out.
     kernel : tuple of int
-        Height and width of the two convolutions; heights and widths are kept.
+        Height and width of the two convolutions, which keep the size of the map.
     """
 
     def __init__(self, n_in, n_out, kernel):
@@ -75,7 +75,7 @@ class ResidualBlock(nn.Module):
 
 
 class JoinedConv2d(nn.Conv2d):
-    """A convolution of several maps as if they were concatenated: the sum of one for each, with nothing copied."""
+    """A convolution of several maps as if concatenated: the sum of one convolution for each, without a copy."""
 
     def forward(self, maps):                            # each (batch, some of the channels, bins, frames)
         weights = self.weight.split([x.shape[1] for x in maps], dim=1)
@@ -84,20 +84,20 @@ class JoinedConv2d(nn.Conv2d):
 
 
 def joined_block(n_in, n_out, kernel):
-    """A basic block that takes a tuple of maps, of `n_in` channels together."""
+    """A basic block whose input is a tuple of maps, with `n_in` channels in total."""
     return nn.Sequential(JoinedConv2d(n_in, n_out, kernel, padding="same", bias=False), nn.BatchNorm2d(n_out),
                          nn.ReLU())
 
 
 class DenseBlock(nn.Module):
-    """Two basic blocks, each fed with all that came before, and a 1×1 block to compress the lot [3]_.
+    """Two basic blocks, each on all previous maps, and a 1×1 block that compresses them [3]_.
 
     Parameters
     ----------
     n_in, n_out : int
         Channels in and out.
     kernel : tuple of int
-        Height and width of the first two convolutions; heights and widths are kept.
+        Height and width of the first two convolutions, which keep the size of the map.
     """
 
     def __init__(self, n_in, n_out, kernel):
@@ -119,7 +119,7 @@ BLOCKS = {"basic": conv_block, "resnet": ResidualBlock, "densenet": DenseBlock}
 def dense_layers(*widths, dropouts=None):
     """Fully connected layers: Dropout 0.5 before the first `dropouts` of them (None: all), ReLU after all but the last.
 
-    >>> len(dense_layers(256, 32, 8)), len(dense_layers(256, 32, 8, dropouts=1))    # the second Dropout is missing
+    >>> len(dense_layers(256, 32, 8)), len(dense_layers(256, 32, 8, dropouts=1))    # only one Dropout
     (5, 4)
     """
     if widths[-1] < 2:
@@ -131,14 +131,14 @@ def dense_layers(*widths, dropouts=None):
 
 
 def require_size(n_bins, n_frames, min_bins, min_frames):
-    """Raise a ValueError where pooling would leave nothing of the input."""
+    """Raise a ValueError if pooling would leave nothing of the input."""
     if n_bins < min_bins or n_frames < min_frames:
         raise ValueError(f"input of {n_bins} bins x {n_frames} frames is too small: "
                          f"this network needs at least {min_bins} x {min_frames}")
 
 
 def last_pool_width(n_frames, last_pool=None):
-    """Frames under the last pool of a CNN, which makes one of the ``n_frames // 64`` that reach it.
+    """Frames under the last pool of a CNN, which reduces ``n_frames // 64`` frames to one.
 
     >>> last_pool_width(640), last_pool_width(640, last_pool=6)
     (10, 6)
@@ -146,8 +146,8 @@ def last_pool_width(n_frames, last_pool=None):
     left = n_frames // 64
     if last_pool is None:
         return left
-    if not left // 2 < last_pool <= left:    # fewer would leave two or more, more would leave none
-        raise ValueError(f"last_pool={last_pool} does not make one frame of the {left} left of {n_frames}: "
+    if not left // 2 < last_pool <= left:    # fewer leave two or more, more leave none
+        raise ValueError(f"last_pool={last_pool} does not reduce the {left} left of {n_frames} frames to one: "
                          f"choose {left // 2 + 1} to {left}, or None to pool all")
     return last_pool
 
@@ -156,7 +156,7 @@ def last_pool_width(n_frames, last_pool=None):
 
 
 class FrequencyCNN(nn.Module):
-    """Convolve and pool over time alone: each bin keeps to itself until the dense layers.
+    """Convolve and pool over time only: the bins are separate until the dense layers.
 
     The dense layers are bins·32 → 512 → 128 → 32 → classes, or bins·32 → 256 → 32 → classes where bins·32 is
     512 or less (up to 16 bins, so every chroma feature).
@@ -168,17 +168,17 @@ class FrequencyCNN(nn.Module):
     n_classes : int
         Number of genres.
     blocks : sequence of 4 str
-        For each convolution "basic", "resnet" [2]_ or "densenet" [3]_ [4]_.
+        Kind of each convolution: "basic", "resnet" [2]_ or "densenet" [3]_ [4]_.
     last_pool : int, optional
-        Frames under the last max pool; by default all that are left. 6 is the original study's,
-        which at 640 frames never sees the last four of ten.
+        Frames under the last max pool; by default all that are left. The original study's 6 ignores the
+        last four of ten frames at 640 frames.
     dropouts : int, optional
-        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
+        Number of dense layers, from the first, with a dropout of 0.5 before them; by default all.
 
     Raises
     ------
     ValueError
-        If the input is too small, or a block, `last_pool` or `n_classes` does not exist.
+        If the input is too small, or a block, `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -209,7 +209,7 @@ class FrequencyCNN(nn.Module):
 
 
 class TemporalCNN(nn.Module):
-    """Convolve over time alone, after one convolution that spans all frequency bins.
+    """Convolve over time only, after one convolution that spans all frequency bins.
 
     Parameters
     ----------
@@ -217,16 +217,13 @@ class TemporalCNN(nn.Module):
         Size of the input: 1 bin, 64 frames or more.
     n_classes : int
         Number of genres.
-    last_pool : int, optional
-        Frames under the last max pool; by default all that are left. 6 is the original study's,
-        which at 640 frames never sees the last four of ten.
-    dropouts : int, optional
-        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
+    last_pool, dropouts
+        As in `FrequencyCNN`.
 
     Raises
     ------
     ValueError
-        If the input is too small, or `last_pool` or `n_classes` does not fit.
+        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -252,9 +249,9 @@ class TemporalCNN(nn.Module):
 
 
 def square_heights(n_bins):
-    """Heights of the first three pools of SquareCNN, and the bins that they leave.
+    """Heights of the first three pools of SquareCNN, and the number of bins after them.
 
-    2, 2, 3 from 24 bins on. Fewer bins would be 1 after that, so the third pool is 2 high.
+    The third pool is 3 high with 24 bins or more, otherwise 2, so that a bin is left.
 
     >>> square_heights(12), square_heights(84), square_heights(128)
     (((2, 2, 2), 1), ((2, 2, 3), 7), ((2, 2, 3), 10))
@@ -264,7 +261,7 @@ def square_heights(n_bins):
 
 
 def square_layers(n_bins, pools):
-    """Four 3×3 convolutions, 8 to 256 channels, each with its max pool; 1×5 where a single bin is left."""
+    """Four 3×3 convolutions, 8 to 256 channels, each with its max pool; 1×5 where one bin is left."""
     layers, n_in = [], 1
     for n_out, pool in zip((8, 32, 128, 256), pools, strict=True):
         layers.append(pooled(conv_block(n_in, n_out, (3, 3) if n_bins > 1 else (1, 5)), pool))
@@ -275,8 +272,8 @@ def square_layers(n_bins, pools):
 class SquareCNN(nn.Module):
     """Convolve over frequency and time together, until one value is left per channel.
 
-    The pools are 2, 2, 3 bins high (2, 2, 2 below 24 bins), and the last one as high as what is left: 1 at 12
-    bins, 7 at 84, 10 at 128.
+    The pools are 2, 2, 3 bins high (2, 2, 2 below 24 bins), the last one as high as the bins left: 1 at 12 bins, 7
+    at 84, 10 at 128.
 
     Parameters
     ----------
@@ -284,17 +281,14 @@ class SquareCNN(nn.Module):
         Size of the input: 8 bins, 64 frames or more.
     n_classes : int
         Number of genres.
-    last_pool : int, optional
-        Frames under the last max pool; by default all that are left, and all bins that are left.
-        6 is the original study's, which at 640 frames never sees the last four of ten. With a number the
-        last pool sees 60 % of the bins, rounded up, as in the original: 5 of 7 at 84 bins, 6 of 10 at 128.
-    dropouts : int, optional
-        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
+    last_pool, dropouts
+        As in `FrequencyCNN`. If last_pool is given, the last pool covers 60 % of the bins left, rounded up, as
+        in the original: 5 of 7 at 84 bins, 6 of 10 at 128. By default it covers all.
 
     Raises
     ------
     ValueError
-        If the input is too small, or `last_pool` or `n_classes` does not fit.
+        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -322,7 +316,7 @@ class SquareCNN(nn.Module):
 
 
 def layer_table(model, n_bins, n_frames):
-    """What a model is made of, in the order in which a clip passes through it.
+    """Layers of a model, in the order in which a clip passes through them.
 
     Parameters
     ----------
@@ -334,7 +328,7 @@ def layer_table(model, n_bins, n_frames):
     Returns
     -------
     list of tuple
-        Name, kind, kernel (None without one), output shape without the batch, parameters; a row per layer.
+        Name, kind, kernel (or None), output shape without the batch, parameters; one row per layer.
 
     Examples
     --------
@@ -344,7 +338,7 @@ def layer_table(model, n_bins, n_frames):
     rows, hooks, training = [], [], model.training
 
     def note(name, layer, output):
-        output = output[0] if isinstance(output, tuple) else output    # recurrent layers give their state too
+        output = output[0] if isinstance(output, tuple) else output    # recurrent layers also return their state
         kernel = getattr(layer, "kernel_size", None)
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         weights = sum(p.numel() for p in layer.parameters())

@@ -1,4 +1,4 @@
-"""Convolutional-recurrent networks: a recurrent layer after the convolutions, or beside them.
+"""Convolutional recurrent networks: a recurrent layer after the convolutions, or parallel to them.
 
 Both take ``(batch, bins, frames)`` and give logits ``(batch, classes)``. Pools are frequency × time.
 
@@ -28,10 +28,7 @@ def recurrent_layer(rnn, n_in, bidirectional):
 
 
 def last_output(layer, x):
-    """Output at the last step of the forward direction, beside that at the first step of the backward one.
-
-    These are the outputs of each direction once it has read the whole sequence, so its final hidden state.
-    """
+    """Output of each direction after it has read the whole sequence, its final hidden state, concatenated."""
     _, state = layer(x)                                           # x: (batch, steps, values)
     hidden = state[0] if isinstance(layer, nn.LSTM) else state    # (directions, batch, 128)
     return hidden.transpose(0, 1).flatten(1)                      # (batch, 128 directions)
@@ -41,8 +38,8 @@ class SequentialCRNN(nn.Module):
     """SquareCNN's convolutions with smaller pools over time, then a recurrent layer over the steps left [1]_.
 
     The pools are 2, 2, 2, 4 frames wide, so 32 frames make a step (640 frames: 20 steps), and 2, 2, 3 bins
-    high (2, 2, 2 below 24 bins). The last one is as high as what is left, so that a step is 256 values;
-    at 84 bins it is the original study's, which sees 4 of the 7 bins left.
+    high (2, 2, 2 below 24 bins). The last one is as high as the bins left, so that a step has 256 values;
+    at 84 bins it is the original study's, which covers 4 of the 7 bins left.
 
     Parameters
     ----------
@@ -51,16 +48,16 @@ class SequentialCRNN(nn.Module):
     n_classes : int
         Number of genres.
     rnn : {"lstm", "gru"}
-        Kind of the recurrent layer, of 128 hidden values.
+        Kind of the recurrent layer, with 128 hidden values.
     bidirectional : bool
         Read the steps in both directions.
     dropouts : int, optional
-        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
+        As in `FrequencyCNN`.
 
     Raises
     ------
     ValueError
-        If the input is too small, or `rnn` or `n_classes` does not exist.
+        If the input is too small, or `rnn` or `n_classes` is invalid.
 
     Examples
     --------
@@ -86,7 +83,7 @@ class SequentialCRNN(nn.Module):
 
 
 class ParallelCRNN(nn.Module):
-    """SquareCNN beside a recurrent layer that reads the clip itself, averaged over every 20 frames [2]_.
+    """SquareCNN parallel to a recurrent layer that reads the input, averaged over every 20 frames [2]_.
 
     Parameters
     ----------
@@ -94,24 +91,20 @@ class ParallelCRNN(nn.Module):
         Size of the input: 8 bins, 64 frames or more.
     n_classes : int
         Number of genres.
-    rnn : {"lstm", "gru"}
-        Kind of the recurrent layer, of 128 hidden values.
-    bidirectional : bool
-        Read the steps in both directions.
-    last_pool : int, optional
-        As in SquareCNN: 6 is the original study's.
-    dropouts : int, optional
-        Dropouts of 0.5 to keep, the first ones; by default there is one before each dense layer.
+    rnn, bidirectional
+        As in `SequentialCRNN`.
+    last_pool, dropouts
+        As in `SquareCNN`.
 
     Raises
     ------
     ValueError
-        If the input is too small, or `rnn`, `last_pool` or `n_classes` does not fit.
+        If the input is too small, or `rnn`, `last_pool` or `n_classes` is invalid.
 
     Notes
     -----
-    The original study's network has 37,288 weights more, just as many as SquareCNN's own dense layers
-    (256 → 128 → 32 → 8), which have no part in this function. They are left out here.
+    The original study's network has 37,288 more weights, as many as SquareCNN's dense layers (256 → 128 → 32 → 8).
+    They do not affect its output, and are left out here.
 
     Examples
     --------

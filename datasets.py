@@ -6,15 +6,17 @@
     features/cqt_pitch+1.*  the same of the training clips a semitone up; rows of validation and test are never read
 """
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from audio.cache import load_index, open_feature
+from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
+
+SPLIT = ("tracks", "rows", "class_weights")     # what changes with the split
 
 
 class FeatureDataset:
@@ -49,22 +51,28 @@ class FeatureDataset:
     labels : Tensor, shape (tracks,), int64
         -1 where the genre is unknown.
     rows : dict of str to ndarray
-        Split to rows that are of status ok and have a genre.
+        Split to rows that are of status ok or padded and have a genre.
+    class_weights : Tensor, shape (genres,)
+        Training clips over genres times a genre's training clips: for a loss in which every genre counts as much.
     shape : tuple
         (bins, frames).
     info : dict
         The cache's JSON: unit, parameters, versions.
+    hashes : dict of str to str
+        Of the arrays that learning/runs.py has read for a run's fingerprints.
     copies : dict of int to FeatureDataset, or None
         Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
     """
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
+        import pandas as pd
         import torch
 
         features_dir = Path(features_dir or Path(data_dir) / "features")
         self.name, self.feature, self.scale = dataset_name(data_dir, subset), feature, scale
-        self.device, self.features_dir, self.copies = torch.device(device), features_dir, None
+        self.data_dir, self.subset = data_dir, subset
+        self.device, self.features_dir, self.copies, self.hashes = torch.device(device), features_dir, None, {}
         index = load_index(features_dir)
         self.array, self.info = open_feature(features_dir, feature, len(index))
         self.shape = self.array.shape[1:]
@@ -83,17 +91,29 @@ class FeatureDataset:
         self.tracks = tracks.loc[index["track_id"]].assign(status=index["status"].to_numpy())
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes
-        usable = (self.tracks["status"] == "ok").to_numpy() & (labels >= 0)
-        self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
-        empty = [genre for k, genre in enumerate(self.genres) if not (labels[self.rows["training"]] == k).any()]
-        if empty or not self.genres:
-            counts = ", ".join(f"{n} {s}" for s, n in self.tracks["status"].value_counts().items())
-            raise DataError(f"{data_dir}: no usable training clip of genre {some(empty) or '(there is none)'} "
-                            f"(clips: {counts}); python fma.py says what is wrong with the metadata")
+        self.usable = self.tracks["status"].isin(USABLE).to_numpy() & (labels >= 0)
         self.labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
         self.artists = artists_of(self.tracks)
+        self.use_split(self.tracks["split"].to_numpy())
         self.prepare(feature, hold, beside)
         self.mean, self.std = torch.zeros_like(self._stored[0]), torch.ones_like(self._stored[0])
+
+    def use_split(self, split):
+        """Share the clips out anew: training, validation or test for each row, or anything else for neither.
+
+        The normalisation stays that of the old training clips until it is fitted again.
+        """
+        import torch
+
+        self.tracks = self.tracks.assign(split=split)
+        self.rows = {s: np.flatnonzero(self.usable & (split == s)) for s in SPLITS}
+        counts = torch.bincount(self.labels[self.rows["training"]], minlength=len(self.genres)).float()
+        empty = [genre for genre, count in zip(self.genres, counts.tolist(), strict=True) if not count]
+        if empty or not self.genres:
+            found = ", ".join(f"{n} {s}" for s, n in self.tracks["status"].value_counts().items())
+            raise DataError(f"{self.data_dir}: no usable training clip of genre {some(empty) or '(there is none)'} "
+                            f"(clips: {found}); python fma.py says what is wrong with the metadata")
+        self.class_weights = counts.sum() / (len(counts) * counts)
 
     def prepare(self, name, hold=None, count=1):
         """Hold the array where batches are wanted, by default if `count` of its size have room, and its scale too."""
@@ -215,7 +235,7 @@ class JointDataset:
     shape : tuple of list
         Bins of each feature, and frames of each.
     mean, std : list of Tensor
-    feature, genres, tracks, labels, rows, artists, name, device
+    feature, genres, tracks, labels, rows, class_weights, artists, name, device
         As of a `FeatureDataset`.
     """
 
@@ -227,7 +247,7 @@ class JointDataset:
         self.parts = [FeatureDataset(data_dir, name, "db", subset, features_dir, device, hold, len(features))
                       for name in features]
         self.feature, self.scale, first = "+".join(features), scale, self.parts[0]
-        for what in ("name", "genres", "tracks", "labels", "rows", "artists", "device"):
+        for what in ("name", "data_dir", "subset", "genres", "labels", "artists", "device", *SPLIT):
             setattr(self, what, getattr(first, what))
         self.shape = tuple([part.shape[axis] for part in self.parts] for axis in (0, 1))
         self.info = {part.feature: part.info for part in self.parts}
@@ -236,6 +256,13 @@ class JointDataset:
         shapes = ", ".join(f"{part.feature} {part.shape[0]} × {part.shape[1]}" for part in self.parts)
         return repr(self.parts[0]).replace(f"{self.parts[0].feature} {self.parts[0].shape[0]} × "
                                            f"{self.parts[0].shape[1]}", shapes, 1)
+
+    def use_split(self, split):
+        """As `FeatureDataset.use_split`, for all features."""
+        for part in self.parts:
+            part.use_split(split)
+        for what in SPLIT:
+            setattr(self, what, getattr(self.parts[0], what))
 
     @property
     def mean(self):
@@ -280,20 +307,13 @@ def open_dataset(data_dir, feature, *args, **kwargs):
 
 
 def memory_limit(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
-    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job.
-
-    Linux limits groups of processes; their limits are in files, in one place or the other by its age.
-    """
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for line in Path(groups).read_text().splitlines() if Path(groups).is_file() else ():
-        _, kinds, path = line.split(":", 2)
-        if kinds not in ("", "memory"):
-            continue
-        name = "memory.limit_in_bytes" if kinds else "memory.max"
-        for folder in (Path(path), *Path(path).parents):            # a group is under the limits of those around it
-            limit = Path(root, kinds, folder.relative_to("/"), name)
-            with suppress(OSError, ValueError):                     # not there, or "max"
-                found.append(int(limit.read_text()))
+    """Bytes of memory that this process may have: the machine's, or less in a container or a batch job (cgroup v2)."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf]
+    with suppress(OSError):                                     # not Linux
+        group = Path(root, Path(groups).read_text().rpartition("0::/")[2].strip())
+        for folder in (group, *group.parents):                  # a group is under the limits of those around it
+            with suppress(OSError, ValueError):                 # no such file, or "max"
+                found.append(int((folder / "memory.max").read_text()))
     return min(found)
 
 

@@ -1,11 +1,12 @@
-"""Every row of the study as data: run them, and print the tables.
+"""Run the experiments of the study, and print tables of their results.
 
     python experiments.py list
     python experiments.py run cqt_square cqt_bbnn --repeats 3 --data-dir data/emotify
+    python experiments.py run cqt_square --folds --data-dir data/allmusic       # cross-validated by artist
     python experiments.py table --data-dir data/emotify
 
-`run` skips what is done and goes on with what was cut off. Each experiment leaves one JSON in
-``results/<dataset>/``, from which every table is made.
+`run` skips finished runs and resumes interrupted ones. Each experiment writes one JSON to ``results/<dataset>/``, from
+which all tables are made.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
-from plots.results import save_figures, save_intervals
+from plots.results import save_figures
 from study.result_files import load_results
 from study.rows import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS, features_of
 from study.runner import run_experiment
@@ -24,15 +25,17 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="List the study's experiments, run them, print their results.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="all names")
-    run = commands.add_parser("run", help="train experiments; what is done is not done again")
+    run = commands.add_parser("run", help="train experiments; finished runs are skipped")
     run.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEMO)}")
     run.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    run.add_argument("--folds", action="store_true", help="cross-validate by artist: with each seed a network for each "
+                                                          "fold, and every clip is tested once")
     run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
     run.add_argument("--epochs", type=int)
-    run.add_argument("--figures", action="store_true", help="save curves, ROC and confusion of each")
+    run.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
+    run.add_argument("--figures", action="store_true", help="save learning and ROC curves and confusion matrix of each")
     table = commands.add_parser("table", help="print the results of a data set")
-    table.add_argument("--readme", metavar="FILE", help="write its marked tables anew from the results, instead")
-    table.add_argument("--image", type=Path, metavar="PNG", help="draw the accuracies with their intervals, too")
+    table.add_argument("--readme", metavar="FILE", help="instead, update the marked tables of a Markdown file")
     run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     run.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for command in (run, table):
@@ -46,7 +49,7 @@ def main(argv=None):
                             for name, e in EXPERIMENTS.items()],
                            ["experiment", "network", "feature", "reported by the original %"]))
         return
-    quick = args.command == "run" and args.quick       # kept apart from the study's own runs
+    quick = args.command == "run" and args.quick       # separate from the study's own runs
     runs_dir = args.runs_dir or ("runs/quick" if quick else "runs")
     results_dir = args.results_dir or ("runs/quick/results" if quick else "results")
     if args.command == "table" and args.readme:
@@ -54,10 +57,7 @@ def main(argv=None):
         return
     data_dir = find_data(args.data_dir)
     if args.command == "table":
-        results = load_results(Path(results_dir) / dataset_name(data_dir, args.subset))
-        print(results_table(results))
-        if args.image:
-            save_intervals(results, args.image)
+        print(results_table(load_results(Path(results_dir) / dataset_name(data_dir, args.subset))))
         return
     unknown = [name for name in args.names if name not in EXPERIMENTS]
     if unknown or args.repeats < 1:
@@ -66,9 +66,11 @@ def main(argv=None):
     results = []
     for name in args.names or DEMO:
         settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
-        settings = settings if args.epochs is None else {**settings, "epochs": args.epochs}
-        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, runs_dir=runs_dir,
-                                      subset=args.subset, features_dir=args.features_dir, device=args.device))
+        settings |= {"epochs": args.epochs} if args.epochs is not None else {}
+        settings |= {"one_cycle": True} if args.one_cycle else {}
+        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, folds=args.folds,
+                                      runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,
+                                      device=args.device))
     print("\n" + results_table(results, seconds=True))
     if args.figures:
         folder = Path(runs_dir) / results[0]["dataset"] / "figures"

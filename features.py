@@ -1,13 +1,14 @@
 """The feature cache: every clip of a collection, as arrays that a network can be trained on.
 
     python features.py --data-dir data/demo
+    python features.py --data-dir data/songs --seconds 10 --from middle     # ten seconds of each, 213 frames
     python features.py --device cuda                            # processes decode, a GPU computes: equal up to rounding
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
-Clips are shared out over processes, which write each its own rows of one array per feature. Killed at
-any moment, the same command goes on where it stopped and ends in the same bytes: arrays grow in
-``features/.partial`` and get their names when all rows are there (audio/cache.py).
+Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
+moment, running it again continues and gives the same bytes: arrays grow in ``features/.partial`` and are moved when
+all rows are there (audio/cache.py).
 """
 
 import argparse
@@ -20,28 +21,44 @@ from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.cache import (
+    PART,
     SEMITONES,
     STATUSES,
+    USABLE,
     InUse,
     clear_finished,
     copy_name,
     empty_row,
     find_known,
+    find_part,
     finish,
     lock,
     make_plan,
     read_status,
 )
 from audio.clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
-from audio.cluster import compile_for_all, connect, hold_shard, on_workers, parse_shard, plan_shard
-from audio.transforms import FEATURES, N_FRAMES, SAMPLE_RATE, STUDY_FEATURES
+from audio.cluster import WAIT, connect
+from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
+from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES, count_frames
 from audio.workers import in_processes
-from fma import SUBSETS, DataError, audio_path, find_data, load_tracks, progress_bar, run_command, some
+from fma import (
+    LEAST,
+    SUBSETS,
+    DataError,
+    audio_path,
+    durations,
+    find_data,
+    load_tracks,
+    progress_bar,
+    run_command,
+    some,
+)
 
-LIMIT = 60      # seconds that a clip may take, or 10 for each array if these are more: a clip of 30 s takes 0.1 or so
+LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
+SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
+NETWORKS_NEED = 64      # frames, of most networks
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -53,14 +70,14 @@ def cpu_count():
 
 
 def _compile(names):
-    """numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
-    other's files, and what loads them crashes. So it is done before there are workers."""
+    """Let numba compile parts of librosa, which it stores on disk, before workers start: several that do so at once
+    damage each other's files, and loading those crashes."""
     compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE, names)
 
 
 def _results(rows, workers, setup, work=process_row, client=None):
-    """Process the rows, in so many processes that may die of one, or (0) in this, or on a client's Dask workers; yield
-    (row, status) in any order."""
+    """Process the rows in so many processes, or (0) in this one, or on a client's Dask workers; yield (row, status) in
+    any order."""
     if not workers and not client:
         from threadpoolctl import threadpool_limits
 
@@ -69,38 +86,58 @@ def _results(rows, workers, setup, work=process_row, client=None):
             yield from map(work, rows)
         return
     data_dir, subset, ids, _, partial, infos = setup
-    limit = max(LIMIT, 10 * len(infos))
+    limit = max(LIMIT, 10 * len(infos)) * max(1, next(iter(infos.values()))["seconds"] / PART["seconds"])
     if client:
         compile_for_all(partial, lambda: _compile(tuple(infos)))
         versions = next(iter(infos.values()))["versions"]
-        done = on_workers(client, rows, work, limit, start_worker, setup, versions,
-                          [Path(data_dir) / f"fma_{subset}", partial])
+        done = client(rows, work, limit, start_worker, setup, versions, [Path(data_dir) / f"fma_{subset}", partial])
     else:
         if workers > 1:
             _compile(tuple(infos))
         done = in_processes(rows, work, workers, limit, start_worker, setup)
     for row, found, reason in done:
         if reason:
-            empty_row(partial, infos, row)          # it may have died while it wrote
+            empty_row(partial, infos, row)          # it may have died while writing
             say(f"{audio_path(data_dir, ids[row], subset)} is undecodable: it {reason}, twice")
         yield found or (row, "undecodable")
 
 
 def _results_on(device, rows, workers, setup):
-    """The same on a GPU: processes decode, and this one computes what they send, a batch at a time."""
+    """The same on a GPU: processes decode, and this one computes features in batches."""
     from audio.gpu import extract_stream
 
     open_worker(*setup)
-    for row, found in extract_stream(_results(rows, workers, setup, decode_row), device, setup[-1]):
+    infos = setup[-1]
+    decoded = _results(rows, workers, setup, decode_row)
+    for key, found in extract_stream(decoded, device, infos, seconds=next(iter(infos.values()))["seconds"]):
+        row, status = key if isinstance(key, tuple) else (key, found)       # its process died
         if not isinstance(found, str):
-            write_values(row, {name: x[:, :N_FRAMES] for name, x in found.items()})
-            found = "ok"
-        yield row, found
+            write_values(row, found)
+        yield row, status
+
+
+def choose_part(features_dir, seconds=None, start=None):
+    """Which part of each file to read, as `cache.PART`: what is asked for, else that of the cache, else the first 30 s.
+
+    A DataError if a number is out of range, or the cache was made of another part.
+    """
+    there, asked = find_part(features_dir), {"seconds": seconds, "from": start}
+    part = PART | (there or {}) | {key: x for key, x in asked.items() if x is not None}
+    part = {key: int(x) if not isinstance(x, str) and x == x // 1 else x for key, x in part.items()}
+    if not SECONDS[0] <= part["seconds"] <= SECONDS[1]:
+        raise DataError(f"--seconds {part['seconds']} is out of range: choose {SECONDS[0]} to {SECONDS[1]}")
+    if part["from"] not in ("start", "middle") and (isinstance(part["from"], str) or not 0 <= part["from"] < 1e6):
+        raise DataError(f"--from {part['from']} is unknown: choose start, middle, or seconds from the beginning")
+    part["from"] = part["from"] or "start"          # of second 0
+    if there and part != there:
+        raise DataError(f"{features_dir} was made with --seconds {there['seconds']} --from {there['from']}: ask for "
+                        "the same, delete it, or pass --features-dir")
+    return part
 
 
 def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True,
-               device=None, scheduler=None, shard=None):
-    """Compute features of every clip of a collection; what the cache has already is kept.
+               device=None, scheduler=None, shard=None, seconds=None, start=None, wait_for_workers=WAIT):
+    """Compute features of every clip of a collection; those that the cache already has are kept.
 
     Parameters
     ----------
@@ -112,7 +149,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
     workers : int, optional
-        Processes; one per core by default. 1 is this process, which a clip that crashes it takes along.
+        Processes; one per core by default. 1 is this process, which a clip that crashes its decoder would end.
     progress : bool
         Show a progress bar.
     device : torch.device, optional
@@ -121,6 +158,10 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         Address of a Dask scheduler, whose workers compute it in place of processes.
     shard : (int, int), optional
         Which part of how many to compute: (1, 4) is every fourth clip. Whoever ends last gives the arrays their names.
+    seconds, start : optional
+        Length of a clip and where in its file it begins, see `transforms.read_audio`; by default as `choose_part`.
+    wait_for_workers : float
+        Seconds to wait for a worker of the scheduler when there is none, at the start or later.
 
     Returns
     -------
@@ -137,7 +178,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     tracks = load_tracks(data_dir, subset)
     ids, training = tracks.index.to_numpy(), (tracks["split"] == "training").to_numpy()
     features_dir = Path(features_dir or Path(data_dir) / "features")
-    known, complete = find_known(features_dir, names, ids)
+    part = choose_part(features_dir, seconds, start)
+    known, complete = find_known(features_dir, names, ids, part)
     if complete:
         return known                # a finished cache is only read: neither audio nor a folder to write in is needed
     audio = Path(data_dir) / f"fma_{subset}"
@@ -148,12 +190,13 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
-    run = names, (Path(data_dir).absolute(), subset, ids, training, partial.absolute()), workers, progress, device
+    setup = Path(data_dir).absolute(), subset, ids, training, partial.absolute()
+    run = names, part, setup, workers, progress, device
     if shard:
         with hold_shard(partial, shard):
             _fill(*run, shard=shard)
     try:
-        with connect(scheduler) as client, lock(partial):
+        with connect(scheduler, wait_for_workers) as client, lock(partial):
             return _fill(*run, client=client, join=bool(shard))
     except InUse:
         if shard:
@@ -161,17 +204,19 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         raise
 
 
-def _fill(names, setup, workers, progress, device, client=None, shard=None, join=False):
+def _fill(names, part, setup, workers, progress, device, client=None, shard=None, join=False):
     """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
+    import pandas as pd
+
     ids, partial = setup[2], setup[4]
     if not shard:
         clear_finished(partial)
-    known, complete = find_known(partial.parent, names, ids)        # another process may just have ended
+    known, complete = find_known(partial.parent, names, ids, part)      # another process may just have ended
     if complete:
         if not shard and not (partial / "plan.json").exists():
             shutil.rmtree(partial)
         return known
-    plan, rows, journal = bind(make_plan, partial.parent, names, ids, device), range(len(ids)), "progress.csv"
+    plan, rows, journal = bind(make_plan, partial.parent, names, ids, device, part), range(len(ids)), "progress.csv"
     if shard:
         rows, journal = rows[shard[0] - 1 :: shard[1]], "progress-{}of{}.csv".format(*shard)
     infos = plan_shard(partial, shard, plan, bind(_compile, names)) if shard else plan()
@@ -190,10 +235,10 @@ def _fill(names, setup, workers, progress, device, client=None, shard=None, join
 
 
 def _compute(todo, status, known, journal, workers, progress, setup, device, client):
-    """Process the clips that are left, and note each in the journal when its rows are written."""
+    """Process the remaining clips, and add each to the journal when its rows are written."""
     if not todo:
         return
-    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # others take seconds to start
+    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # each takes seconds to start
     bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in (_results_on(device, todo, workers, setup) if device else
@@ -207,11 +252,51 @@ def _compute(todo, status, known, journal, workers, progress, setup, device, cli
             bar.update()
 
 
+def _start(text):
+    """What --from names: a word, or seconds."""
+    try:
+        return text if text in ("start", "middle") else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither start, middle nor a number of seconds") from error
+
+
+def report(index, data_dir, features_dir, subset, taken, new):
+    """Print what a cache holds and which clips it could not use; of a new one also how much of the files it leaves."""
+    counts, part = Counter(index["status"]), find_part(features_dir) or PART
+    print(f"{features_dir}: {len(index)} tracks, " + ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts[s])
+          + f" ({taken:.1f} s)")
+    for s in STATUSES[len(USABLE):]:
+        if counts[s]:
+            print(f"  {s}: {some(index['track_id'][index['status'] == s], 10)}")
+    paths = {track: audio_path(data_dir, track, subset) for track in index["track_id"]}
+    late = [track for track in index["track_id"][index["status"] == "missing"] if paths[track].is_file()]
+    if late:
+        print(f"  {len(late)} tracks were missing but have come since: delete the cache and run again to use them")
+    if not any(counts[s] for s in USABLE):
+        raise DataError(f"no clip of {data_dir} could be used: a clip must be audio, not silent, and last "
+                        f"{LEAST * part['seconds']:g} s (--seconds {part['seconds']}): python fma.py lists lengths")
+    if (frames := count_frames(part["seconds"])) < NETWORKS_NEED:
+        print(f"  {frames} frames a clip: most networks need {NETWORKS_NEED} (--seconds 3)")
+    longer = sum(found > part["seconds"] + 0.5 for found in durations(paths.values()) if found) if new else 0
+    if longer:
+        seconds = f"{part['seconds']} s"
+        used = {"start": f"their first {seconds} are used; --from middle takes the middle",
+                "middle": f"the {seconds} in their middle are used"}
+        print(f"  {longer} files are longer than {seconds}: "
+              + used.get(part["from"], f"{seconds} from second {part['from']} on are used"))
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Compute the features of every clip; goes on where it was stopped.")
+    parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME",
-                        help=f"which of {', '.join(FEATURES)} (default: all but mel128)")
+                        help=f"which of {', '.join(FEATURES)} (default: the study's six, up to mfcc)")
+    parser.add_argument("--seconds", type=float, metavar="S",
+                        help="length of a clip; one that is up to a tenth shorter is padded with its own repetition "
+                             "(default: 30, or what the cache was made with)")
+    parser.add_argument("--from", dest="start", type=_start, metavar="WHERE",
+                        help="which part of a longer file: start, middle, or what follows after so many seconds "
+                             "(default: start, or what the cache was made with)")
     parser.add_argument("--statistics", action="store_true",
                         help="FMA's 518 track statistics, for baselines.py: these alone, or beside --features")
     parser.add_argument("--pitch-shift", nargs="+", type=int, choices=SEMITONES, default=[], metavar="SEMITONES",
@@ -222,16 +307,21 @@ def main(argv=None):
     parser.add_argument("--workers", type=int, help="processes (default: one per core); 1: none but this one, which "
                                                     "a clip that crashes its decoder would end")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
-                        help="what computes the features: cuda is a GPU, which processes then decode for; all but "
-                             "mel128, statistics and shifted copies (default: %(default)s)")
+                        help="what computes the features: cuda is a GPU, which processes then decode for; the "
+                             "study's six only (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="TCP://HOST:PORT",
                         help="a Dask scheduler whose workers compute them, on machines that see the data folder: "
                              "docs/scale.md says how")
+    parser.add_argument("--wait-for-workers", type=int, default=WAIT, metavar="SECONDS",
+                        help="how long to wait when the scheduler has no worker, at the start or later (default: "
+                             "%(default)s)")
     parser.add_argument("--shard", metavar="I/N",
                         help="compute every Nth clip: one process for 1/N, another for 2/N, ..., on such machines")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error("--workers must be at least 1")
+    if args.wait_for_workers < 0:
+        parser.error("--wait-for-workers must be at least 0")
     if len(set(args.pitch_shift)) < len(args.pitch_shift):
         parser.error("--pitch-shift names a shift twice")
     if args.pitch_shift and args.statistics and not args.features:
@@ -251,24 +341,16 @@ def main(argv=None):
     names = [name for name in FEATURES if name in wanted]
     copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
     names += ["statistics"] * args.statistics + copies
-    index = fill_cache(data_dir, names, args.subset, args.features_dir, args.workers, device=device,
-                       scheduler=args.scheduler, shard=shard)
+    features_dir = Path(args.features_dir or data_dir / "features")
+    new = not (features_dir / "index.csv").is_file()
+    index = fill_cache(data_dir, names, args.subset, features_dir, args.workers, device=device,
+                       scheduler=args.scheduler, shard=shard, seconds=args.seconds, start=args.start,
+                       wait_for_workers=args.wait_for_workers)
     if index is None:
-        print(f"{args.features_dir or data_dir / 'features'}: shard {args.shard} is done, others are not; the last one "
-              "to end gives the arrays their names, or features.py without --shard")
+        print(f"{features_dir}: shard {args.shard} is done, others are not; the last one to end gives the arrays their "
+              "names, or features.py without --shard")
         return
-    counts = Counter(index["status"])
-    print(f"{args.features_dir or data_dir / 'features'}: {len(index)} tracks, "
-          + ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts[s]) + f" ({time.perf_counter() - start:.1f} s)")
-    for s in STATUSES[1:]:
-        if counts[s]:
-            print(f"  {s}: {some(index['track_id'][index['status'] == s], 10)}")
-    missing = index["track_id"][index["status"] == "missing"]
-    late = [track for track in missing if audio_path(data_dir, track, args.subset).is_file()]
-    if late:
-        print(f"  {len(late)} tracks were missing but have come since: delete the cache and run again to use them")
-    if not counts["ok"]:
-        raise DataError(f"no clip of {data_dir} could be used: a clip must be audio, not silent, and last 29.7 s")
+    report(index, data_dir, features_dir, args.subset, time.perf_counter() - start, new)
 
 
 if __name__ == "__main__":

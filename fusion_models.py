@@ -1,4 +1,4 @@
-"""Several features of a clip in one network: an encoder for each, side by side, and one classifier for all."""
+"""Several features of a clip in one network: parallel encoders, and one classifier."""
 
 import torch
 from torch import nn
@@ -7,14 +7,14 @@ from resnet_models import ClipStatistics, ResNet, dense_layer
 
 
 class Encoder(nn.Module):
-    """One feature of a clip as a vector: a `ResNet` without its last layer beside a dense layer on `ClipStatistics`.
+    """Encode a feature as a vector: a `ResNet` without its last layer, and a dense layer on `ClipStatistics`.
 
     Parameters
     ----------
     n_bins, n_frames : int
-        Size of the feature; one frame is an embedding of the clip, and gets a dense layer alone.
+        Size of the feature; one with a single frame is an embedding, and gets a dense layer only.
     width : int
-        Of the ResNet, which adds 16 values for each to the vector; 0: statistics alone.
+        Width of the ResNet, which adds 16 times as many values to the vector; 0 for statistics only.
     hidden : int
         Units of the dense layer.
     """
@@ -36,12 +36,12 @@ class Encoder(nn.Module):
 
 
 class Dense(nn.Module):
-    """A dense network on an embedding of each clip, or other features of a single frame.
+    """A dense network on an embedding of each clip.
 
     Parameters
     ----------
     n_bins, n_frames : int
-        Size of the input; all of it is one vector.
+        Size of the input, which is flattened.
     n_classes : int
         Number of genres.
     hidden : int
@@ -63,20 +63,20 @@ class Dense(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Parallel branches: each feature through an encoder of its own, the vectors side by side, then one layer.
+    """One encoder for each feature; their vectors are concatenated and classified by one layer.
 
-    In training, a whole branch is hidden now and then, so that the classifier does not lean on the easiest alone.
+    In training, whole branches are dropped at random, so that the classifier does not rely on the easiest one only.
 
     Parameters
     ----------
     n_bins, n_frames : sequence of int
-        Size of each feature, in the order in which a batch has them; see `datasets.JointDataset`.
+        Size of each feature, in the order of `datasets.JointDataset`.
     n_classes : int
         Number of genres.
     width, hidden : int
-        Of the encoders.
+        Arguments of the encoders.
     hide : float
-        Chance that a branch of a clip is hidden in training.
+        Probability that a branch of a clip is dropped in training.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A residual network that goes past the study: small enough for a laptop, made for augmented clips.
+"""A residual network beyond the study: small enough for a laptop, meant for augmented clips.
 
 References
 ----------
@@ -20,21 +20,20 @@ from learning.augmentation import mask
 
 
 def conv_norm(n_in, n_out, kernel, stride=1):
-    """Conv → BatchNorm, padded so that only the stride makes the map smaller."""
+    """Conv → BatchNorm, padded so that only the stride reduces the map."""
     return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
                          nn.BatchNorm2d(n_out))
 
 
 class SpecMask(nn.Module):
-    """SpecAugment as a layer [3]_: in training, hide two stretches of bins and two of frames of each clip.
+    """SpecAugment as a layer [3]_: in training, mask two ranges of bins and two of frames of each clip.
 
-    In a network of two branches one may be blind where the other sees. Statistics of a clip with holes would not be
-    those of a clip.
+    As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong.
 
     Parameters
     ----------
     share : float, 0 to 1
-        Of the bins, and of the frames, that a stretch hides at most; what is hidden becomes zero, the mean.
+        Largest share of the bins, or frames, in one range. Masked values are set to zero, the mean.
     """
 
     def __init__(self, share):
@@ -62,10 +61,9 @@ class StridedResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual blocks in four stages, each at half the resolution and twice the channels; mean and maximum of the rest.
+    """Residual blocks in four stages, each with half the resolution and twice the channels; then mean and maximum.
 
-    Nothing depends on the number of frames, so clips of any length can be classified, those it was trained on or
-    others.
+    No weight depends on the number of frames, so clips of any length can be classified.
 
     Parameters
     ----------
@@ -76,11 +74,11 @@ class ResNet(nn.Module):
     width : int
         Channels of the first stage; the last has eight times as many.
     blocks : sequence of 4 int
-        Residual blocks of each stage.
+        Number of residual blocks of each stage.
     dropout : float
-        Before the only dense layer.
+        Dropout before the dense layer.
     masked : float, 0 to 1
-        Share of bins and frames under each `SpecMask`.
+        The share of `SpecMask`.
 
     Raises
     ------
@@ -115,30 +113,38 @@ class ResNet(nn.Module):
         return self.classify(x)                                     # (batch, classes)
 
 
-class ClipStatistics(nn.Module):
-    """How each bin is distributed over a clip, and each cepstral coefficient: nothing is learned.
+def cosine_transform(n_coefficients, n_bins):
+    """The orthonormal discrete cosine transform, type II: Tensor, shape (coefficients, bins)."""
+    transform = torch.empty(n_coefficients, n_bins)
+    if transform.is_meta:           # only its size is wanted; arithmetic there would import torch's compiler, a second
+        return transform
+    k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
+    transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
+    transform[0] /= math.sqrt(2)
+    return transform
 
-    Of each: mean, deviation, median, minimum, maximum, skewness, kurtosis and mean change from frame to frame. Such
-    statistics of MFCC have been the baseline of genre classification for long [2]_. Here the coefficients are those of
-    the normalised spectrum, as that is what a network is fed.
+
+class ClipStatistics(nn.Module):
+    """Statistics over a clip of each bin, and of each cepstral coefficient, without weights.
+
+    These are mean, standard deviation, median, minimum, maximum, skewness, kurtosis and mean absolute change from
+    frame to frame. Such statistics of MFCC are an old baseline of genre classification [2]_. Here the coefficients
+    are computed from the normalised spectrum, the input of the network.
 
     Parameters
     ----------
     n_bins : int
     n_coefficients : int
-        Of the discrete cosine transform (type II, orthonormal) of each frame; as many as there are bins at most.
+        Coefficients of the discrete cosine transform (type II, orthonormal) of each frame; at most `n_bins`.
     least : float
-        Added to each variance. What is nearly still has next to no form then, and gradients stay small; for values
-        that are not normalised pass less.
+        Added to each variance, so that nearly constant values have small skewness, kurtosis and gradients; pass less
+        for values that are not normalised.
     """
 
     def __init__(self, n_bins, n_coefficients=40, least=1e-3):
         super().__init__()
         n_coefficients, self.least = min(n_coefficients, n_bins), least
-        k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
-        transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
-        transform[0] /= math.sqrt(2)
-        self.register_buffer("transform", transform, persistent=False)
+        self.register_buffer("transform", cosine_transform(n_coefficients, n_bins), persistent=False)
         self.n_values = 8 * (n_bins + n_coefficients)
 
     def forward(self, x):                                           # (batch, bins, frames)
@@ -155,26 +161,26 @@ class ClipStatistics(nn.Module):
 
 
 def dense_layer(n_values, hidden):
-    """One layer on statistics or an embedding, standardised as training batches are, with much dropout."""
+    """One layer on statistics or an embedding, with batch norm and strong dropout."""
     return nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
                          nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5))
 
 
 class StatisticsResNet(nn.Module):
-    """A `ResNet` beside a dense network on `ClipStatistics`: their logits are averaged.
+    """A `ResNet` parallel to a dense network on `ClipStatistics`: their logits are averaged.
 
-    In training one of the two is left out now and then, so that each learns to answer by itself.
+    In training, one of the two is sometimes dropped, so that each learns to classify by itself.
 
     Parameters
     ----------
     n_bins, n_frames, n_classes : int
         As for `ResNet`.
     width, blocks, dropout, masked
-        Of the ResNet; with a width of 0 there is none.
+        Arguments of the ResNet; with a width of 0 there is none.
     hidden : int
         Units of the dense layer.
     hide : float, 0 to 0.5
-        Chance of either branch to be left out for a clip in training.
+        Probability that either branch is dropped for a clip in training.
 
     Raises
     ------

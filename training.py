@@ -1,33 +1,34 @@
-"""Train one network: one loop, short enough to hold in mind.
+"""Train one network, with one short training loop.
 
     python training.py cqt_square --data-dir data/emotify
     torchrun --standalone --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
 
-The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: cut off
-at any moment, the same command goes on after the last finished epoch and ends in the same weights.
+The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: stopped
+at any moment, the same command continues after the last saved epoch and ends with the same weights.
+
+With torchrun the processes share each batch and average their gradients. On GPUs batch norm uses the clips of all, so
+N processes train as one does. On CPUs torch has no such batch norm: each process normalises its own share of a batch.
 """
 
 import argparse
-import hashlib
-import inspect
 import math
 import platform
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
+# fma first: it sets how the threads of torch wait.
+from fma import SUBSETS, DataError, find_data, progress_bar, run_command
+
+# isort: split
 import torch
 import torch.distributed as dist
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from datasets import JointDataset, open_dataset
 from evaluation import bootstrap_interval, format_interval
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command, some
 from fusion_models import Dense, Fusion
 from learning import runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
@@ -35,17 +36,21 @@ from learning.devices import (
     PRECISIONS,
     choose_device,
     choose_precision,
+    gradient_scaler,
     join_processes,
     keep_memory,
     process_group,
+    share_statistics,
     world,
 )
+from learning.folds import call_out_leaks, leaking_artists, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
-from learning.steps import StepGraph, count_steps, train_epoch
+from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import EXPERIMENTS
 
+SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
                                   StatisticsResNet, Dense, Fusion)}
@@ -61,12 +66,13 @@ class Training(Augmentation):
     lr: float = 1e-3                # constant, or the peak if one_cycle
     one_cycle: bool = False         # warm up for 30 % of the steps, then anneal to zero along a cosine
     weight_decay: float = 0.0       # decay of the weights per step, times lr (adamw), or L2 penalty (adam)
+    balance: bool = False           # weigh the loss so that all genres count alike, however many clips they have
     label_smoothing: float = 0.0    # share of each label that is spread over all genres
     average: float = 0.0            # decay per step of a running mean of the weights, which is what is kept; 0: none
     clip_norm: float = 0.0          # gradients are scaled down to this norm; 0: as they are
     patience: int = 0               # stop after so many epochs without a better one on validation; 0: never
     graph: bool = False             # on a GPU, replay each step as one CUDA graph: quicker where networks are small
-    precision: str = "auto"         # float32, bfloat16 (autocast), or bfloat16 where the hardware has it
+    precision: str = "auto"         # float32, bfloat16 or float16 (autocast); auto: the fastest that the device has
     watch_test: int = 0             # test too every so many epochs, for the original's test_max; never to choose
     seed: int = 0                   # of the weights, the order of the clips and the dropout
 
@@ -89,7 +95,7 @@ class Training(Augmentation):
 
 def as_config(settings):
     """Settings as config.json holds them: an augmentation that is off is not in it, nor in runs from before it was."""
-    later = (*AUGMENTATIONS, "label_smoothing", "average", "graph")
+    later = (*AUGMENTATIONS, "balance", "label_smoothing", "average", "graph")
     return {k: v for k, v in asdict(settings).items() if v or k not in later}
 
 
@@ -107,7 +113,7 @@ def fit(model, dataset, settings, run_dir, progress=True):
         Normalised; rows["training"] are learned, rows["validation"] choose the epoch.
     settings : Training
     run_dir : Path
-        Gets what learning/runs.py lists. An interrupted run goes on, a finished one is not repeated.
+        Gets what learning/runs.py lists. An interrupted run continues, a finished one is not repeated.
     progress : bool
         Show a progress bar.
 
@@ -118,27 +124,33 @@ def fit(model, dataset, settings, run_dir, progress=True):
     """
     rank, size = world()
     if runs.is_finished(run_dir):
-        runs.load_weights(run_dir, model.to(dataset.device))
         return runs.load_history(run_dir)
     model = model.to(dataset.device, memory_format=torch.channels_last)
     optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
-    history = runs.load_state(run_dir, model, optimizer, mean)
-    graph = StepGraph(dataset.device) if settings.graph else None
-    for group in optimizer.param_groups if graph else ():
+    scaler = gradient_scaler(settings.precision, dataset.device)
+    history, best, saved = runs.load_state(run_dir, model, optimizer, mean, scaler), None, time.monotonic()
+    tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
+    for group in optimizer.param_groups if settings.graph else ():
         group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
     network = join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
-                      desc=f"{run_dir.parent.name} {run_dir.name}", show=progress and rank == 0) as bar:
+                      desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
         while len(history) < settings.epochs and not out_of_patience(history, settings):
-            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, mean, graph))
-            if rank == 0:
-                if runs.selected(history) is history[-1]:
-                    runs.save_weights(run_dir, kept)
-                runs.save_state(run_dir, model, optimizer, history, mean)
+            history.append(one_epoch(network, kept, dataset, optimizer, settings, len(history), bar, *tools))
+            if runs.selected(history) is history[-1]:
+                best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
+            if rank == 0 and time.monotonic() >= saved + SAVE_EVERY:
+                best = best and runs.save_weights(run_dir, best)            # first: the state must not be ahead of it
+                runs.save_state(run_dir, model, optimizer, history, mean, scaler)
+                saved = time.monotonic()
             bar.set_postfix(epoch=len(history), validation=f"{100 * history[-1]['validation_accuracy']:.1f} %")
+    if rank == 0:
+        if best:
+            runs.save_weights(run_dir, best)
+        runs.save_history(run_dir, history)
     if size > 1:
         dist.barrier()                                  # until the best weights are written
     runs.load_weights(run_dir, model)
@@ -161,31 +173,18 @@ def optimizer_for(model, settings):
     return OPTIMIZERS[settings.optimizer](model.parameters(), lr=rate, weight_decay=settings.weight_decay, **how)
 
 
-def averaged(model, decay):
-    """A running mean of a network's weights [1]_, a network itself; None without a decay.
-
-    After n steps the decay is at most (1 + n) / (10 + n), so that short trainings soon forget where they began.
-
-    References
-    ----------
-    .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
-       Control and Optimization 30(4), 1992.
-    """
-    def update(means, weights, _):
-        n = int(mean.n_averaged)                # kept on the CPU: no waiting for a GPU
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, n)
-
-    mean = AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
-    return mean
-
-
-def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, mean=None, graph=None):
+def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, *tools):
     """Train for one epoch and validate: the epoch's line in the history."""
-    start = time.perf_counter()
-    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, mean, graph)
+    start, before = time.perf_counter(), steps_taken(optimizer)
+    loss, accuracy = train_epoch(network, dataset, optimizer, settings, epoch, bar, *tools)
     if not math.isfinite(loss):
-        raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, or clip_norm 1")
+        raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, clip_norm 1, or "
+                        "precision float32")
+    share_statistics(kept)
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
+    if settings.precision == "float16":
+        steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
+        line["skipped_steps"] = steps - (steps_taken(optimizer) - before)
     how = settings.precision, settings.chunk
     line["validation_loss"], line["validation_accuracy"] = score(kept, dataset, "validation", *how)
     if settings.watch_test and (epoch + 1) % settings.watch_test == 0:
@@ -200,23 +199,6 @@ def out_of_patience(history, settings):
 # ---------------------------------------------------------------- a run of an experiment
 
 
-def fingerprint(model):
-    """What a network computes, in twelve letters: its layers and its forward. Changed code is another network.
-
-    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
-    """
-    ours = {type(part) for part in model.modules() if not type(part).forward.__module__.startswith("torch.")}
-    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
-                for kind in sorted(ours, key=lambda kind: kind.__name__)]
-    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
-
-
-def leaking_artists(dataset):
-    """Artists with clips both in training and in validation or test."""
-    training = set(dataset.artists[dataset.rows["training"]])
-    return sorted(training & {artist for s in ("validation", "test") for artist in dataset.artists[dataset.rows[s]]})
-
-
 def build(config):
     """Rebuild the network of a run's config.json, with fresh weights."""
     if config["model"]["class"] not in MODELS:
@@ -225,9 +207,42 @@ def build(config):
     return MODELS[config["model"]["class"]](**config["model"]["args"])
 
 
+def open_row(row, data_dir, subset=None, features_dir=None, device=None):
+    """The dataset of a row of the study, with the parameters of `run`."""
+    keep_memory()
+    return open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset or "small", features_dir,
+                        choose_device(device))
+
+
+def check(name, settings, dataset, data_dir, fold):
+    """Raise a DataError if these settings do not fit this data, device or number of processes."""
+    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
+    if empty:
+        raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
+    if settings.chunk and isinstance(dataset, JointDataset):
+        raise DataError(f"{name}: chunk is for one feature alone: frames of several features differ in length")
+    if settings.graph and not (dataset.device.type == "cuda" and dataset.is_held() and world()[1] == 1
+                               and not settings.pitch_copies):
+        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
+                        "leave out --graph")
+    if settings.pitch_copies and fold is not None:
+        raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
+    if settings.batch_size < 2 * world()[1]:
+        raise DataError(f"batch_size {settings.batch_size} is less than two clips for each of {world()[1]} processes")
+
+
+def precision_of(run_dir, settings, model, dataset):
+    """Precision of a run: as chosen; for "auto" a finished run's own, or what the device and network allow."""
+    if settings.precision == "auto" and runs.is_finished(run_dir):
+        return runs.load_config(run_dir)["training"].get("precision", "float32")
+    clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
+    clips = clips[..., : settings.chunk] if settings.chunk else clips
+    return choose_precision(settings.precision, dataset.device, model, clips)
+
+
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
-        progress=True):
-    """Train one experiment with one seed.
+        progress=True, fold=None, dataset=None):
+    """Train one experiment with one seed, on the collection's split or on one of its folds.
 
     Parameters
     ----------
@@ -240,6 +255,10 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     data_dir : path-like
     settings : dict, optional
         Settings that take precedence over the row's.
+    fold : int, optional
+        The fold that is tested, see learning/folds.py; by default the split of tracks.csv.
+    dataset : FeatureDataset or JointDataset, optional
+        That of an earlier run on the same row; its split and normalisation change.
 
     Returns
     -------
@@ -252,21 +271,23 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:
         raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
-    dataset = open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset, features_dir, device)
-    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
-    if empty:
-        raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
-    settings.precision = choose_precision(settings.precision, device)
-    if settings.chunk and isinstance(dataset, JointDataset):
-        raise DataError(f"{name}: chunk is for one feature alone: of several, the frames do not last as long")
-    if settings.graph and not (device.type == "cuda" and dataset.is_held() and world()[1] == 1
-                               and not settings.pitch_copies):
-        raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
-                        "leave out --graph")
+    if dataset is None:
+        dataset = open_row(row, data_dir, subset, features_dir, device)
+    folds = None if fold is None else take_fold(dataset, fold)
+    check(name, settings, dataset, data_dir, fold)
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
             **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
+    run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
+    torch.manual_seed(settings.seed)
+    try:
+        model = build({"model": {"class": row["model"], "args": args}})
+    except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
+        raise DataError(f"{name} on {data_dir}: {error}") from error
+    settings.precision = precision_of(run_dir, settings, model, dataset)
+    if runs.is_finished(run_dir):                           # a graph changes how fast a step is, not what it computes
+        settings.graph = runs.load_config(run_dir)["training"].get("graph", False)
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
               "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
@@ -274,32 +295,27 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
               "processes": world()[1], "versions": runs.versions()}
     if settings.pitch_copies:
         config["pitch_shifts"] = pitch_shifts(dataset)
-    config |= {"data": runs.data_fingerprints(dataset), "commit": runs.commit(),
-               "threads": torch.get_num_threads()}          # one more, and the sums are rounded otherwise
-    run_dir = Path(runs_dir) / dataset.name / name / f"seed{settings.seed}"
-    torch.manual_seed(settings.seed)
-    try:
-        model = build(config)
-    except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
-        raise DataError(f"{name} on {data_dir}: {error}") from error
-    config["model"]["fingerprint"] = fingerprint(model)
-    leaks = leaking_artists(dataset)
-    if leaks and progress and world()[0] == 0:
-        print(f"Beware: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
-              "a network that knows the voice will seem to know the genre.", file=sys.stderr)
+    config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
+               "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
+    config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
+    config["model"]["fingerprint"] = runs.fingerprint(model)
+    if progress and world()[0] == 0:
+        call_out_leaks(dataset)
     with runs.lock(run_dir, write=world()[0] == 0):
         runs.start_run(run_dir, config, write=world()[0] == 0)
         return run_dir, fit(model, dataset, settings, run_dir, progress)
 
 
 def report(run_dir):
-    """What a run came to, in a line: the chosen epoch, and the test accuracy of its weights."""
+    """Summarise a run in one line: the chosen epoch, and the test accuracy of its weights."""
     history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
     best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
-    interval = format_interval(bootstrap_interval(right, test["artists"]))
+    interval = format_interval(bootstrap_interval(right, runs.known_artists(test)))
+    skipped = sum(epoch.get("skipped_steps", 0) for epoch in history)
     return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
             f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
-            f"(95 % interval {interval}, {len(right)} clips)")
+            f"(95 % interval {interval}, {len(right)} clips)"
+            + (f"; {skipped} steps overflowed in float16 and were skipped" if skipped else ""))
 
 
 def true_or_false(text):
@@ -307,13 +323,15 @@ def true_or_false(text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Train one experiment with one seed; goes on where it was stopped.")
+    parser = argparse.ArgumentParser(description="Train one experiment with one seed; continues where it was stopped.")
     parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--fold", type=int, metavar="K", help="test on fold K, validate on the next, learn the others "
+                                                              "(default: the split of tracks.csv)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     for f in fields(Training):
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=true_or_false if f.type is bool else f.type,
@@ -322,7 +340,7 @@ def main(argv=None):
     settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
     with process_group(choose_device(args["device"])):
         run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
-                         args["runs_dir"], args["subset"], args["features_dir"], args["device"])
+                         args["runs_dir"], args["subset"], args["features_dir"], args["device"], fold=args["fold"])
         if world()[0] == 0:
             print(report(run_dir))
 

@@ -8,64 +8,56 @@ import sys
 
 import numpy as np
 
-from audio.cache import SEMITONES, copy_name, open_array, write_row
+from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames, open_array, write_row
 from audio.statistics import track_statistics
-from audio.transforms import (
-    FEATURES,
-    HOP_LENGTH,
-    N_FRAMES,
-    SAMPLE_RATE,
-    SILENCE,
-    STUDY_FEATURES,
-    Undecodable,
-    extract,
-    read_audio,
-    resample,
-)
-from fma import audio_path
+from audio.transforms import FEATURES, SILENCE, STUDY_FEATURES, Undecodable, extract, read_audio, resample
+from fma import audio_path, length_status
 
 
-def open_clip(path):
-    """Status of a clip, and its waveform and sample rate if the status is ok: (status, y, sample_rate)."""
+def open_clip(path, part=PART):
+    """Status of a clip, and its waveform and sample rate if it can be used: (status, y, sample_rate)."""
     if not os.path.isfile(path):
         return "missing", None, None
     try:
-        y, sample_rate = read_audio(path)
+        y, sample_rate = read_audio(path, part["seconds"], part["from"])
     except Undecodable:
         return "undecodable", None, None
-    if len(y) * SAMPLE_RATE / sample_rate < (N_FRAMES - 1) * HOP_LENGTH:
+    status = length_status(len(y) / sample_rate, part["seconds"])
+    if status == "short":
         return "short", None, None
     if np.abs(y).max() < SILENCE:
         return "silent", None, None
-    return "ok", y, sample_rate
+    return status, np.resize(y, int(part["seconds"] * sample_rate)) if status == "padded" else y, sample_rate
 
 
-def clip_features(path, names=STUDY_FEATURES):
-    """Status of a clip, and its features if the status is ok.
+def clip_features(path, names=STUDY_FEATURES, part=PART):
+    """Status of a clip, and its features if it can be used.
 
     Parameters
     ----------
     path : path-like
     names : sequence of str
         Keys of `cache.ARRAYS`.
+    part : dict
+        Which part of the file is read: see `cache.PART`.
 
     Returns
     -------
-    status : {"ok", "short", "silent", "undecodable", "missing"}
+    status : {"ok", "padded", "short", "silent", "undecodable", "missing"}
     features : dict of str to ndarray, shape (bins, frames)
-        Cut to `N_FRAMES`, in the units of `cache.ARRAYS`; statistics have one frame.
+        Cut to `cache.kept_frames`, in the units of `cache.ARRAYS`; statistics have one frame.
     """
-    status, y, sample_rate = open_clip(path)
-    if status != "ok":
+    status, y, sample_rate = open_clip(path, part)
+    if status not in USABLE:
         return status, {}
     try:
         found = compute(y, sample_rate, names)
-    except (MemoryError, OSError, ImportError):     # the machine's fault, not the clip's
+    except (MemoryError, OSError, ImportError):     # a problem of the machine, not of the clip
         raise
-    except Exception as error:          # what nobody foresaw of one clip must not end the others' run
+    except Exception as error:          # an unexpected error in one clip must not end the run
         say(f"{path} is undecodable: {type(error).__name__}: {' '.join(str(error).split())}")
         return "undecodable", {}
-    return "ok", {name: x[:, :N_FRAMES] for name, x in found.items()}
+    return status, {name: x[:, : kept_frames(name, part)] for name, x in found.items()}
 
 
 def say(line):
@@ -76,7 +68,7 @@ def say(line):
 
 
 def compute(y, sample_rate, names):
-    """The arrays of one clip: features, its statistics as a single frame, and features of the clip shifted in pitch.
+    """The arrays of one clip: features, statistics as a single frame, and features of pitch-shifted copies.
 
     Parameters
     ----------
@@ -90,7 +82,7 @@ def compute(y, sample_rate, names):
     Returns
     -------
     dict of str to ndarray, shape (bins, frames)
-        All frames there are. A copy has as many as its feature: the shift is one of pitch, not of time.
+        All frames. A copy has as many as its feature: the pitch is shifted, the tempo kept.
 
     Examples
     --------
@@ -111,11 +103,11 @@ def compute(y, sample_rate, names):
     return found
 
 
-_worker = {}    # what a worker process keeps between clips: paths, arrays, scale and offset, names
+_worker = {}    # state of a worker process: paths, arrays, scale and offset, names
 
 
 def start_worker(*setup):
-    """Open the arrays, and keep to one thread: the processes share the cores."""
+    """Open the arrays, and limit linear algebra to one thread: the processes share the cores."""
     from threadpoolctl import threadpool_limits
 
     _worker["limits"] = threadpool_limits(1)
@@ -125,26 +117,29 @@ def start_worker(*setup):
 def open_worker(data_dir, subset, ids, training, partial, infos):
     files = {name: open_array(partial, name) for name in infos}
     for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
-    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos,
+    part = {key: next(iter(infos.values()))[key] for key in PART}
+    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos, part=part,
                    names=lambda row: tuple(infos) if training[row] else for_all)
 
 
 def process_row(row):
     """Compute one clip and write its rows; return its status."""
-    status, values = clip_features(_worker["path"](row), _worker["names"](row))
+    status, values = clip_features(_worker["path"](row), _worker["names"](row), _worker["part"])
     write_values(row, values)
     return row, status
 
 
 def write_values(row, values):
+    """Store one clip's features; frames beyond those that are kept are dropped."""
     for name, x in values.items():
         info = _worker["infos"][name]
+        x = x[:, : info["shape"][2]]
         x = (x - info["offset"]) / info["scale"] if (info["scale"], info["offset"]) != (1.0, 0.0) else x
         x = np.round(x) if info["dtype"] == "uint8" else x
         write_row(_worker["files"][name], row, info["shape"][0], x.astype(info["dtype"]).tobytes())
 
 
 def decode_row(row):
-    """Open one clip; return its waveform at the features' sample rate, or a status other than ok."""
-    status, y, sample_rate = open_clip(_worker["path"](row))
-    return row, resample(y, sample_rate) if status == "ok" else status
+    """Open one clip; return its row and status, and its waveform at the features' sample rate if it can be used."""
+    status, y, sample_rate = open_clip(_worker["path"](row), _worker["part"])
+    return (row, status), resample(y, sample_rate) if status in USABLE else status

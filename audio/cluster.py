@@ -1,15 +1,14 @@
-"""Features past one machine: the clips as tasks of a Dask scheduler, or as the shards of a batch system.
+"""Features past one machine: the clips as tasks of a Dask scheduler. (audio/shards.py is for batch systems.)
 
     python features.py --data-dir data --scheduler tcp://host:8786
-    python features.py --data-dir data --shard 2/16         # and 1/16, 3/16, ...: a process each, on any machine
 
 Data folder and cache are on a file system that all machines see under the same path. Who computes a clip writes its
 rows into the one cache (audio/cache.py), in place, and nobody else writes these: the bytes are those of one process.
 docs/scale.md says how to begin, what it costs and where it ends.
 """
 
-import atexit
 import ctypes
+import errno
 import faulthandler
 import hashlib
 import importlib.metadata
@@ -18,23 +17,22 @@ import math
 import os
 import pickle
 import platform
-import shutil
 import sys
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial as bind
 from itertools import islice
 from pathlib import Path
 
-from audio.cache import InUse, lock
-from fma import DataError
+from audio.shards import own_compiled
+from fma import UNWRITABLE, DataError
 
 BATCH = 32          # clips in a task: a second or two, so that the scheduler is asked seldom and a death costs little
 AHEAD = 2           # tasks given out for each worker: one that it is at, one that waits
 HOPELESS = 3        # tasks that killed worker after worker while none was done: it is not the clips
 ANSWER = 20         # seconds that a scheduler has to answer
-PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done
-SHOWN_AFTER = 90    # seconds until a file made elsewhere is surely seen: NFS remembers for a minute that it was not
+LOOK = 5            # seconds between two looks at which workers there are
+WAIT = 600          # seconds that a run waits when it has no worker
 ROOT = Path(__file__).resolve().parents[1]
 LOST = "the Dask scheduler was lost or restarted: run the same command again, it goes on"
 
@@ -43,13 +41,13 @@ LOST = "the Dask scheduler was lost or restarted: run the same command again, it
 
 
 @contextmanager
-def connect(address):
-    """A client of the Dask scheduler at an address, ``tcp://host:8786``; None without an address.
+def connect(address, wait=WAIT):
+    """`on_workers` with a client of the Dask scheduler at an address, ``tcp://host:8786``; None without an address.
 
     Raises
     ------
     DataError
-        If Dask is not installed, nothing answers, or a worker has another Python.
+        If Dask is not installed, nothing answers, no worker comes in `wait` seconds, or one has another Python.
     """
     if not address:
         yield None
@@ -59,25 +57,53 @@ def connect(address):
     except ImportError as error:
         raise DataError("--scheduler needs dask.distributed: "
                         "pip install -r requirements-cluster.txt -c constraints.txt") from error
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)      # a lost scheduler is said in a line, below
+    for logger in ("distributed.client", "distributed.batched", "tornado.application"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)        # a lost scheduler is said in a line, below
     try:
         client = Client(address, timeout=ANSWER)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"no Dask scheduler answers at {address} ({_line(error)}): begin one with dask scheduler, and "
                         "name it as tcp://host:8786") from error
     with client:
-        if not client.nthreads():
-            print(f"no workers yet, waiting: begin them with dask worker --nthreads 1 {address}", flush=True)
-            client.wait_for_workers(1)
-        for worker, found in client.get_versions()["workers"].items():
+        count = await_workers(client, wait)
+        for worker, found in _ask(client, client.get_versions)["workers"].items():
             there, here = found["host"]["python"].split(".")[:2], [str(part) for part in sys.version_info[:2]]
             if there != here:
                 raise DataError(f"worker {worker} has Python {'.'.join(there)}, this is {'.'.join(here)}: use one")
-        print(f"Dask: {len(client.nthreads())} workers, dashboard {client.dashboard_link}", flush=True)
-        yield client
+        print(f"Dask: {count} workers, dashboard {client.dashboard_link}", flush=True)
+        yield bind(on_workers, client, wait)
 
 
-def on_workers(client, rows, work, limit, start, setup, versions, folders):
+def await_workers(client, wait=WAIT):
+    """Number of workers; if there is none, say so and wait for one, at most so many seconds."""
+    from tqdm.auto import tqdm
+
+    end = None
+    while not (count := len(_ask(client, client.nthreads))):
+        command = f"dask worker --nthreads 1 {client.scheduler.address}"
+        if end is None:
+            end = time.monotonic() + wait
+            tqdm.write(f"no Dask worker is there, waiting {wait:g} s for one: start it with {command}", sys.stderr)
+        elif time.monotonic() > end:
+            raise DataError(f"no Dask worker came in {wait:g} s: start one with {command} and run the same command "
+                            "again, it goes on (--wait-for-workers waits longer)")
+        time.sleep(min(1, LOOK))
+    if end is not None:
+        tqdm.write(f"Dask workers are there: {count}", sys.stderr)
+    return count
+
+
+def _ask(client, question):
+    """What the scheduler answers; an error if it is gone, or if the client had to connect to it again."""
+    try:
+        if client.status == "running":
+            return question()
+    except OSError as error:
+        raise DataError(f"{LOST} ({_line(error)})") from error
+    raise DataError(LOST)
+
+
+def on_workers(client, wait, rows, work, limit, start, setup, versions, folders):
     """Do something with each row, on the workers of a Dask scheduler, which may die of it.
 
     Rows go out in tasks of `BATCH`, a few for each worker: neither scheduler nor client grows with the collection.
@@ -87,6 +113,8 @@ def on_workers(client, rows, work, limit, start, setup, versions, folders):
     Parameters
     ----------
     client : distributed.Client
+    wait : float
+        Seconds that the run waits, when it has no worker, for one to come.
     rows : list of int
     work : callable
         Is given a row. It and `start` are of modules of this folder, which are sent to the workers.
@@ -108,28 +136,39 @@ def on_workers(client, rows, work, limit, start, setup, versions, folders):
     Raises
     ------
     DataError
-        If the scheduler is lost, the first tasks all kill their workers, or a worker is of no use. What `work` raises
-        three times is raised here.
+        If the scheduler is lost, no worker comes, the first tasks all kill their workers, or a worker is of no use.
+        What `work` raises three times is raised here.
     """
-    from distributed.comm import CommClosedError
-
     name = f"features {folders[-1]}"        # also of an earlier client that was killed: it is replaced
     sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
                for path in sorted([*ROOT.glob("*.py"), *Path(__file__).parent.glob("*.py")])}
     plugin = _make_plugin(sources, pickle.dumps((work, start, setup)), limit, versions, folders)
-    try:
-        client.register_plugin(plugin, name)
-        tasks = (rows[k : k + BATCH] for k in range(0, len(rows), BATCH))
-        suspects = yield from _share_out(client, name, tasks)
-        for row in (yield from _share_out(client, name, [[row] for row in suspects], alone=True)):
-            yield row, None, "killed its worker"
-    except CommClosedError as error:
-        raise DataError(f"{LOST} ({_line(error)})") from error
+    _register(client, plugin, name, wait)
+    tasks = (rows[k : k + BATCH] for k in range(0, len(rows), BATCH))
+    suspects = yield from _share_out(client, name, tasks, wait)
+    for row in (yield from _share_out(client, name, [[row] for row in suspects], wait, alone=True)):
+        yield row, None, "killed its worker"
     with suppress(OSError):         # a worker may just be dying; what was sent is small, and the next run replaces it
-        client.unregister_worker_plugin(name)
+        client.sync(client.scheduler.unregister_worker_plugin, name=name, callback_timeout=2)
 
 
-def _share_out(client, name, tasks, alone=False):
+def _register(client, plugin, name, wait):
+    """Send a plugin to all workers, again if one did not answer: it may be dying, and others may have been left out."""
+    end = time.monotonic() + wait
+    while True:
+        await_workers(client, wait)
+        try:
+            return client.register_plugin(plugin, name)
+        except OSError as error:
+            if error.errno in UNWRITABLE and error.errno != errno.ENOENT:       # which is a folder that died with it
+                raise
+            if time.monotonic() > end:
+                raise DataError(f"a Dask worker does not answer the scheduler ({_line(error)}): restart that worker "
+                                "and run the same command again") from error
+        time.sleep(min(1, LOOK))
+
+
+def _share_out(client, name, tasks, wait=WAIT, alone=False):
     """Yield what is done, and return the rows of tasks that killed their workers; `alone`: a task at a time."""
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
@@ -142,17 +181,25 @@ def _share_out(client, name, tasks, alone=False):
     done = as_completed(loop=client.loop, with_results=True, raise_errors=False)
     tasks, given, died, most, counted, any_done = iter(tasks), {}, [], 1, -math.inf, alone
     while True:
-        if not alone and time.monotonic() > counted + 5:        # workers come and go
-            most, counted = max(1, AHEAD * len(client.nthreads())), time.monotonic()
+        if time.monotonic() > counted + LOOK:       # workers come and go
+            count, counted = await_workers(client, wait), time.monotonic()
+            most = 1 if alone else AHEAD * count
         for rows in islice(tasks, max(0, most - len(given))):
             future = client.submit(task, name, rows, pure=False, retries=2)
             given[future] = rows
             done.add(future)
         if not given:
             return died
+        with done.thread_condition:
+            ready = done.thread_condition.wait_for(done.has_ready, LOOK)
+        if not ready:       # one whose result could not be fetched at first is not reported by itself
+            done.update([future for future in given if future.done()])
+            continue
         future, result = next(done)
-        rows, error = given.pop(future), future.exception() if future.status == "error" else None
-        if future.status == "finished":
+        if future not in given:             # reported twice
+            continue
+        rows, error = given.pop(future), result[1] if isinstance(result, tuple) else None
+        if isinstance(result, list):        # whatever has happened to its worker since
             any_done = True
             yield from ((row, answer, None) for row, answer in zip(rows, result, strict=True))
         elif isinstance(error, KilledWorker):
@@ -253,89 +300,3 @@ def keep_memory():
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**25)         # M_MMAP_THRESHOLD: where glibc's own adjustment ends,
         libc.mallopt(-1, 2**26)         # M_TRIM_THRESHOLD: and twice that
-
-
-# ---------------------------------------------------------------- what numba compiles
-
-
-def compile_for_all(partial, compile_it):
-    """Keep what numba compiles of librosa beside the growing cache, for `own_compiled`."""
-    before = os.environ.get("NUMBA_CACHE_DIR")
-    os.environ["NUMBA_CACHE_DIR"] = str(partial / "numba")
-    try:
-        compile_it()
-    finally:
-        if before is None:
-            del os.environ["NUMBA_CACHE_DIR"]
-        else:
-            os.environ["NUMBA_CACHE_DIR"] = before
-
-
-def own_compiled(partial, parent=None):
-    """Give this process a copy: processes that compile into one folder at once spoil each other's files."""
-    folder = tempfile.mkdtemp(prefix="numba-", dir=parent)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if (partial / "numba").is_dir():
-        shutil.copytree(partial / "numba", folder, dirs_exist_ok=True)
-    os.environ["NUMBA_CACHE_DIR"] = folder
-
-
-# ---------------------------------------------------------------- shards
-
-
-def parse_shard(text):
-    """Which shard of how many: (2, 16) for ``2/16``.
-
-    >>> parse_shard("2/16")
-    (2, 16)
-    """
-    shard, _, count = text.partition("/")
-    if not (shard.isdecimal() and count.isdecimal() and 1 <= int(shard) <= int(count)):
-        raise DataError(f"--shard {text} is none: say 1/16 for the first of sixteen, and so on to 16/16")
-    return int(shard), int(count)
-
-
-@contextmanager
-def hold_shard(partial, shard):
-    """Keep out whoever fills the cache alone, and a second process with this shard; other shards may come."""
-    end = time.monotonic() + PATIENCE
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(lock(partial, shared=True))
-                break
-            except InUse:               # perhaps by a shard that has ended, and looks whether it was the last
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-        held.enter_context(lock(partial, "lock-{}of{}".format(*shard)))
-        yield
-
-
-def plan_shard(partial, shard, plan, compile_it):
-    """The arrays to compute, as `plan` gives them: allocated by whichever shard comes first, while others wait.
-
-    They wait for the file ``shared``, which says in how many shards the arrays were allocated. What was written to a
-    file is seen by who locks it next; that another file is there may be seen late on NFS, and a second allocation
-    would empty the arrays.
-    """
-    with lock(partial, "shared", wait=True) as file:
-        file.seek(0)
-        planned, count = file.read(), str(shard[1])
-        if planned not in ("", "any", count):
-            raise DataError(f"{partial} is being filled in {planned} shards, not in {count}: go on with these, or end "
-                            "it with features.py without --shard")
-        end = time.monotonic() + SHOWN_AFTER
-        while planned and not (partial / "plan.json").is_file():
-            if time.monotonic() > end:
-                raise DataError(f"{partial}/plan.json is not seen: run the same command again, or delete the folder")
-            time.sleep(1)
-        infos = plan()
-        if planned != count:
-            compile_for_all(partial, compile_it)
-            file.truncate(0)
-            file.write(count)
-            file.flush()
-            os.fsync(file.fileno())
-    own_compiled(partial)
-    return infos

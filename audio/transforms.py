@@ -1,8 +1,7 @@
-"""One clip: from a file to the six features of the study and mel128.
+"""One clip: from a file to the six features of the study, mel128, and variants that change one parameter.
 
 A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourier transform (STFT) are
-made of it, and every feature is derived from these two. The numbers are librosa's. What librosa builds
-anew for each clip (the CQT's filters, half of its time) is built once per process.
+made of it (audio/spectra.py), and every feature of the study is derived from these two. The values are librosa's.
 """
 
 import os
@@ -11,32 +10,45 @@ from functools import lru_cache
 
 import numpy as np
 
-SAMPLE_RATE = 22_050    # Hz, of everything but mel128
-HOP_LENGTH = 1024       # samples between frames: 46 ms
-N_FFT = 1024            # samples in a frame of the STFT
-N_FRAMES = 640          # kept of each clip: 29.7 s; a clip with fewer is "short"
-CLIP_SECONDS = 30       # read of each file: FMA's clips are no longer, its full tracks are
+from audio.spectra import (
+    BINS_PER_OCTAVE,
+    HOP_LENGTH,
+    LOWEST,
+    N_BINS,
+    N_FFT,
+    N_MELS,
+    SAMPLE_RATE,
+    cqt,
+    mel_filter,
+    semitone_filter,
+    stft_power,
+)
+
+CLIP_SECONDS = 30       # read of each file by default: FMA's clips are no longer, its full tracks are
+N_FRAMES = 640          # kept of them, 29.7 s; of other lengths as many in proportion
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
-LOUDEST = 1e6           # amplitude: 16-bit numbers written as floats are below, what is above overflows when squared
+LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
-AT_ONCE = 2**25         # samples read at once, of all channels (134 MB): headers claim a thousand channels, or a day
-N_MELS, N_MFCC, N_BINS, BINS_PER_OCTAVE = 128, 20, 84, 12
+CHANNELS = 32           # no recording has more, but damaged headers do
+N_MFCC = 20
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
-_CQT = {**_STUDY, "n_bins": N_BINS, "bins_per_octave": BINS_PER_OCTAVE, "fmin": "C1"}
+_CQT = {**_STUDY, "n_bins": N_BINS, "bins_per_octave": BINS_PER_OCTAVE, "fmin": LOWEST}
 _STFT = {**_STUDY, "n_fft": N_FFT, "window": "hann, centred"}
+_DB_CQT = {"unit": "dB (amplitude, reference 1)", "power": 1.0, "floor": FLOOR_DB}
+_DB_MEL = {"unit": "dB (power, reference 1)", "power": 2.0, "floor": FLOOR_DB, "bins": N_MELS,
+           "axis": "mel band, lowest first", "n_mels": N_MELS, **_STFT}
+_NARROW = {"bins": N_BINS, "n_mels": N_BINS, "fmin": 32.703, "fmax": 3951.066}     # Hz: C1 to B7, the range of the CQT
 
 # What <name>.json says of each feature beside shape, type and versions.
 FEATURES = {
-    "cqt": {"unit": "dB (amplitude, reference 1)", "power": 1.0, "floor": FLOOR_DB, "bins": N_BINS,
-            "axis": "semitone, C1 first", **_CQT},
+    "cqt": {**_DB_CQT, "bins": N_BINS, "axis": "semitone, C1 first", **_CQT},
     "chroma_cqt": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first", **_CQT},
     "chroma_cens": {"unit": "CENS, unit length", "bins": 12, "axis": "pitch class, C first", "smoothing": 41, **_CQT},
     "chroma_stft": {"unit": "relative to the strongest pitch class", "bins": 12, "axis": "pitch class, C first",
                     "tuning": "estimated per clip", **_STFT},
-    "mel_stft": {"unit": "dB (power, reference 1)", "power": 2.0, "floor": FLOOR_DB, "bins": N_MELS,
-                 "axis": "mel band, lowest first", "n_mels": N_MELS, **_STFT},
+    "mel_stft": _DB_MEL,
     "mfcc": {"unit": "MFCC (orthonormal DCT-II of mel_stft in dB)", "bins": N_MFCC, "dtype": "float32",
              "axis": "coefficient, 0 first", "n_mfcc": N_MFCC, "n_mels": N_MELS, **_STFT},
     "mel128": {"unit": "dB relative to the clip maximum", "power": 2.0, "bins": N_MELS, "frames_kept": 128,
@@ -46,6 +58,29 @@ FEATURES = {
                "frames": "n STFT frames of the first 30 s, sampled at floor((j + 0.5) / 128 * n) for j = 0..127"},
 }  # fmt: skip
 STUDY_FEATURES = tuple(name for name in FEATURES if name != "mel128")
+
+# The way from mel_stft to cqt in single steps: range and bands, resolution, the spacing of frequencies. cqt128 goes the
+# other way: as many bins as mel has bands, from A#0 (29 Hz) to 10.3 kHz, the widest that librosa allows below Nyquist.
+VARIANTS = {
+    "mel84": _DB_MEL | _NARROW,
+    "mel_fine": _DB_MEL | {"n_fft": 4096},
+    "mel84_fine": _DB_MEL | _NARROW | {"n_fft": 4096},
+    "logstft84": {k: v for k, v in _DB_MEL.items() if k != "n_mels"} | {
+        "n_fft": 4096, "bins": N_BINS, "axis": "semitone, C1 first", "fmin": LOWEST,
+        "bands": "triangles between neighbouring semitones, one bin of the STFT wide or more"},
+    "cqt128": {**_DB_CQT, **_CQT, "bins": 128, "n_bins": 128, "bins_per_octave": 15, "fmin": "A#0",
+               "axis": "fifteenth of an octave, A#0 first"},
+}  # fmt: skip
+FEATURES |= VARIANTS
+
+
+def count_frames(seconds):
+    """Frames that are kept of a clip of so many seconds, a little fewer than there are.
+
+    >>> count_frames(30), count_frames(27), count_frames(10)
+    (640, 576, 213)
+    """
+    return int(seconds * N_FRAMES / CLIP_SECONDS)
 
 
 class Undecodable(Exception):
@@ -57,43 +92,40 @@ class Undecodable(Exception):
 
 @contextmanager
 def open_audio(path):
-    """Open an audio file; whatever is wrong with it, then or while it is read, is `Undecodable`, said in a line.
+    """Open an audio file; any error, on opening it or while it is read, is raised as `Undecodable`.
 
-    Only regular files are opened: a pipe would wait for someone to write, a device has no end.
+    Only regular files are opened: a pipe would block, a device has no end.
     """
     import soundfile
 
     if not os.path.isfile(path):
         raise Undecodable("not a file")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
+        with soundfile.SoundFile(os.fsencode(path)) as file:        # the name may not be UTF-8
             if not RATES[0] <= file.samplerate <= RATES[1]:
                 raise Undecodable(f"a sample rate of {file.samplerate} Hz")
+            if file.channels > CHANNELS:
+                raise Undecodable(f"{file.channels} channels")
             yield file
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:    # TypeError: it is called x.raw
         raise Undecodable("not audio that libsndfile can read, or damaged") from error
 
 
 def read_mono(file, frames):
-    """Read on in a file that `open_audio` opened: the mean of its channels, fewer than `frames` (1 or more) at its end.
+    """Read the next `frames` samples, fewer at the end, of a file from `open_audio`: the mean of its channels.
 
-    It is read in blocks where that would take much memory. `Undecodable` if a sample is no number that sound can have.
+    `Undecodable` if a sample is not a number, or too large for audio.
     """
-    share = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    size, parts = AT_ONCE // file.channels, []
-    while frames > 0:
-        part = file.read(min(frames, size), dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore", over="ignore"):      # what is no sound is refused below, without a warning
-            parts.append(part @ share)                          # 25 times faster than mean
-        frames = frames - size if len(part) == size else 0
-    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):     # NaN is neither
+    samples = file.read(frames, dtype="float32", always_2d=True)
+    with np.errstate(invalid="ignore", over="ignore"):                      # such samples are rejected below
+        y = samples @ np.full(file.channels, 1 / file.channels, dtype=np.float32)       # 25 times faster than mean
+    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):         # neither is true of NaN
         raise Undecodable("samples that are not numbers, or too large to be sound")
     return y
 
 
-def read_audio(path, seconds=CLIP_SECONDS):
-    """Decode the beginning of an audio file to mono.
+def read_audio(path, seconds=CLIP_SECONDS, start="start"):
+    """Decode a part of an audio file to mono.
 
     Parameters
     ----------
@@ -101,6 +133,9 @@ def read_audio(path, seconds=CLIP_SECONDS):
         Any format that libsndfile reads: mp3, flac, ogg, wav, ...
     seconds : float
         How much to read at most.
+    start : "start", "middle" or float
+        Which part: the first, the middle (all of a file that is shorter), or what follows after so many seconds,
+        which is nothing in a file that ends before.
 
     Returns
     -------
@@ -112,16 +147,21 @@ def read_audio(path, seconds=CLIP_SECONDS):
     Raises
     ------
     Undecodable
-        If the file cannot be read as audio, holds no sample or one that is not a number of a plausible size, or has
-        a sample rate outside `RATES`.
+        If the file cannot be read as audio, holds no samples or implausible ones, has a sample rate outside `RATES`
+        or more than `CHANNELS`.
     """
     try:
         with open_audio(path) as file:
-            sample_rate = file.samplerate
-            y = read_mono(file, int(seconds * sample_rate))
+            sample_rate, size = file.samplerate, int(seconds * file.samplerate)
+            skipped = {"start": 0, "middle": max(file.frames - size, 0) // 2}.get(start)
+            if skipped is None:
+                skipped = min(int(start * sample_rate), file.frames)
+            if skipped:
+                file.seek(skipped)
+            y = read_mono(file, size)
     except Undecodable as error:
         raise Undecodable(f"{path}: {error}") from error.__cause__
-    if not len(y):
+    if not len(y) and not skipped:
         raise Undecodable(f"{path}: no samples")
     return y, sample_rate
 
@@ -133,101 +173,6 @@ def resample(y, sample_rate, target=SAMPLE_RATE):
     import soxr
 
     return soxr.resample(y, sample_rate, target, quality="HQ")
-
-
-@lru_cache(maxsize=1)
-def cqt_kernels():
-    """Build the filters of the constant-Q transform, one matrix for each octave, highest first.
-
-    librosa multiplies a sparse spectrum of the filters with the FFT of each frame. The product is
-    linear in the samples, so the same filters are kept here as waveforms: one matrix product a frame.
-    The scale factors of octave and filter length are folded in.
-
-    Returns
-    -------
-    kernels : list of ndarray, shape (samples, 24)
-        Real parts of an octave's 12 filters, then their imaginary parts.
-
-    References
-    ----------
-    C. Schörkhuber, A. Klapuri, "Constant-Q transform toolbox for music processing", SMC 2010;
-    ``librosa.vqt``.
-    """
-    import librosa
-
-    freqs = librosa.cqt_frequencies(N_BINS, fmin=librosa.note_to_hz("C1"), bins_per_octave=BINS_PER_OCTAVE)
-    lengths, _ = librosa.filters.wavelet_lengths(freqs=freqs, sr=SAMPLE_RATE)
-    kernels = []
-    for octave in range(N_BINS // BINS_PER_OCTAVE):                 # 0 is the highest
-        stop = N_BINS - octave * BINS_PER_OCTAVE
-        rows = slice(stop - BINS_PER_OCTAVE, stop)
-        basis, own = librosa.filters.wavelet(freqs=freqs[rows], sr=SAMPLE_RATE / 2**octave)
-        n = basis.shape[1]
-        spectrum = np.fft.fft(basis * own[:, None] / n, axis=1)
-        spectrum[:, n // 2 + 1:] = 0
-        sparse = librosa.util.sparsify_rows(spectrum[:, : n // 2 + 1], quantile=0.01).toarray()
-        waveform = np.fft.fft(sparse, n=n, axis=1) * np.sqrt(2**octave / lengths[rows, None])
-        kernels.append(np.concatenate([waveform.real, waveform.imag]).T.copy())
-    return kernels
-
-
-def cqt(y):
-    """Constant-Q magnitude of a clip, as ``abs(librosa.cqt(y, sr=22050, hop_length=1024))``.
-
-    Parameters
-    ----------
-    y : ndarray, shape (samples,), float32
-        Mono, 22,050 Hz.
-
-    Returns
-    -------
-    C : ndarray, shape (84, frames), float32
-        Amplitude; frames = 1 + samples // 1024.
-
-    Examples
-    --------
-    >>> a4 = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
-    >>> C = cqt(a4)
-    >>> C.shape, int(C[:, 10].argmax())            # 45 semitones above C1
-    ((84, 22), 45)
-    """
-    import soxr
-
-    n_frames = 1 + len(y) // HOP_LENGTH
-    C = np.empty((N_BINS, n_frames), dtype=np.float32)
-    for octave, kernel in enumerate(cqt_kernels()):
-        n, hop = len(kernel), HOP_LENGTH >> octave
-        padded = np.zeros(max((n_frames - 1) * hop + n, n // 2 + len(y)), dtype=np.float32)
-        padded[n // 2 : n // 2 + len(y)] = y
-        frames = np.lib.stride_tricks.sliding_window_view(padded, n)[: n_frames * hop : hop]
-        response = (frames.astype(np.float64) @ kernel).T           # (24, frames); librosa is in double here too
-        stop = N_BINS - octave * BINS_PER_OCTAVE
-        C[stop - BINS_PER_OCTAVE : stop] = np.hypot(response[:12], response[12:])
-        y = soxr.resample(y, 2, 1, quality="HQ")
-        y /= np.sqrt(0.5)                                           # here, not in the kernels: librosa's rounding
-    return C
-
-
-def stft_power(y):
-    """Power spectrogram of a clip, as ``abs(librosa.stft(y, n_fft=1024, hop_length=1024)) ** 2``.
-
-    Returns
-    -------
-    S : ndarray, shape (513, frames), float32
-    """
-    from scipy.fft import rfft
-    from scipy.signal import get_window
-
-    n_frames = 1 + len(y) // HOP_LENGTH
-    padded = np.zeros(n_frames * N_FFT, dtype=np.float32)           # hop = n_fft: frames do not overlap
-    part = y[: len(padded) - N_FFT // 2]
-    padded[N_FFT // 2 : N_FFT // 2 + len(part)] = part
-    frames, window = padded.reshape(n_frames, N_FFT), get_window("hann", N_FFT)
-    S = np.empty((N_FFT // 2 + 1, n_frames), dtype=np.float32)
-    for k in range(0, n_frames, 64):                                # a block stays in the processor's cache
-        X = rfft(frames[k : k + 64] * window)
-        S[:, k : k + 64] = (X.real**2 + X.imag**2).T
-    return S
 
 
 def estimate_tuning(S):
@@ -267,15 +212,12 @@ def _chroma_filter(tuning):
     return librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning)
 
 
-@lru_cache(maxsize=8)
-def _mel_filter(sample_rate, n_fft):
-    import librosa
-
-    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=N_MELS)
-
-
 def mel128(y, sample_rate):
     """128 mel frames spread evenly over a clip at its own sample rate, in dB below its maximum.
+
+    The maximum may be in any frame, kept or not. A mel band holds at most the largest weight of a filter times the
+    power of the frame, which by Parseval's theorem is its energy times n_fft / 2. So only frames whose energy allows
+    a new maximum are transformed, loudest first: one in seven or so.
 
     Parameters
     ----------
@@ -289,12 +231,42 @@ def mel128(y, sample_rate):
     M : ndarray, shape (128, 128), float32
         dB in [-80, 0].
     """
-    import librosa
+    n_fft, hop, n_frames = 2048, 512, 1 + len(y) // 512
+    padded = np.zeros((n_frames - 1) * hop + n_fft, dtype=np.float32)
+    padded[n_fft // 2 : n_fft // 2 + len(y)] = y
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)       # Hann
+    filters = mel_filter(sample_rate, n_fft)
 
-    power = np.abs(librosa.stft(y, n_fft=2048, hop_length=512)) ** 2
-    M = _mel_filter(sample_rate, 2048) @ power                      # every frame: the maximum may be in any
-    kept = ((np.arange(128) + 0.5) / 128 * M.shape[1]).astype(int)
-    return librosa.power_to_db(M[:, kept], ref=max(M.max(), 1e-10), top_db=None).clip(-80, 0)
+    def mel(rows):
+        return filters @ (np.abs(np.fft.rfft(frames[rows] * window).astype(np.complex64)) ** 2).T
+
+    M = mel(((np.arange(128) + 0.5) / 128 * n_frames).astype(int))
+    loudest = max(M.max(), 1e-10)
+    quarters = padded.reshape(-1, hop) ** 2 @ (window**2).reshape(4, hop).T.astype(np.float32)  # of a frame's energy
+    energy = sum(quarters[k : k + n_frames, k] for k in range(4))
+    bound = 1.001 * filters.max() * n_fft / 2 * energy                      # 0.001 for rounding
+    for rows in np.array_split(np.argsort(-bound), 1 + n_frames // 64):
+        rows = rows[bound[rows] > loudest]
+        if not len(rows):
+            break
+        loudest = max(loudest, mel(rows).max())
+    return (10 * np.log10(np.maximum(M, 1e-10)) - 10 * np.log10(loudest)).clip(-80, 0)
+
+
+def _decibels(x, power=2.0):
+    return 20 / power * np.log10(np.maximum(x, 10 ** (FLOOR_DB * power / 20)))
+
+
+def variant(y, name):
+    """One of `VARIANTS` of a clip at 22,050 Hz: ndarray, shape (bins, frames), dB."""
+    given = FEATURES[name]
+    if "bins_per_octave" in given:
+        return _decibels(cqt(y, given["n_bins"], given["bins_per_octave"], given["fmin"]), 1.0)
+    n_fft = given["n_fft"]
+    bands = (mel_filter(SAMPLE_RATE, n_fft, given["n_mels"], given.get("fmin", 0.0), given.get("fmax"))
+             if "n_mels" in given else semitone_filter(n_fft))
+    return _decibels(bands @ stft_power(y, n_fft))
 
 
 def extract(y, sample_rate, names=STUDY_FEATURES):
@@ -312,7 +284,7 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     Returns
     -------
     features : dict of str to ndarray, shape (bins, frames)
-        In the units of `FEATURES`. All frames there are; mel128 has 128.
+        In the units of `FEATURES`, all frames; mel128 has 128.
 
     Examples
     --------
@@ -320,24 +292,26 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     >>> {name: x.shape for name, x in extract(noise, 22050, ["cqt", "mfcc"]).items()}
     {'cqt': (84, 646), 'mfcc': (20, 646)}
     """
-    import librosa
-
     found = {"mel128": mel128(y, sample_rate)} if "mel128" in names else {}
     names = set(names)
-    y = resample(y, sample_rate) if names - {"mel128"} else y
+    if names == {"mel128"}:
+        return found                    # what is imported below takes longer than this
+    import librosa
+
+    y = resample(y, sample_rate)
     if names & {"cqt", "chroma_cqt", "chroma_cens"}:
         C = cqt(y)
-        found["cqt"] = 20 * np.log10(np.maximum(C, 10 ** (FLOOR_DB / 20)))
+        found["cqt"] = _decibels(C, 1.0)
         if "chroma_cqt" in names:
             found["chroma_cqt"] = librosa.feature.chroma_cqt(C=C)
         if "chroma_cens" in names:
             found["chroma_cens"] = librosa.feature.chroma_cens(C=C)
     if names & {"chroma_stft", "mel_stft", "mfcc"}:
         S = stft_power(y)
-        mel = 10 * np.log10(np.maximum(_mel_filter(SAMPLE_RATE, N_FFT) @ S, 10 ** (FLOOR_DB / 10)))
-        found["mel_stft"] = mel
+        mel = found["mel_stft"] = _decibels(mel_filter(SAMPLE_RATE, N_FFT) @ S)
         if "mfcc" in names:
             found["mfcc"] = librosa.feature.mfcc(S=mel, n_mfcc=N_MFCC)
         if "chroma_stft" in names:
             found["chroma_stft"] = librosa.util.normalize(_chroma_filter(estimate_tuning(S)) @ S, norm=np.inf, axis=0)
+    found |= {name: variant(y, name) for name in VARIANTS if name in names}
     return {name: found[name] for name in FEATURES if name in names}

@@ -2,7 +2,7 @@
 
     python benchmarks/commands.py
 
-benchmarks/README.md explains the tables.
+docs/speed.md explains the tables.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from learning.runs import load_history  # noqa: E402
 from study.tables import format_table
 
 COMMANDS = ("demo", "features", "fma", "training", "experiments", "baselines", "predict", "study.ensembles",
-            "study.leakage", "study.reproduce", "study.random_splits")
+            "study.leakage", "study.reproduce")
 LARGE = ("torch", "librosa", "scipy", "sklearn", "pandas", "matplotlib", "numba", "soundfile")
 SHARED = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 

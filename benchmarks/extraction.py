@@ -2,7 +2,7 @@
 
     python benchmarks/extraction.py --data-dir data
 
-All times are taken in turns and given as medians, ratios turn by turn. benchmarks/README.md explains the table.
+All times are taken in turns and given as medians, ratios turn by turn. docs/speed.md explains the table.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def time_parts(clip, repeats):
         "chroma_stft": (lambda: librosa.util.normalize(
             transforms._chroma_filter(transforms.estimate_tuning(S)) @ S, norm=np.inf, axis=0),
             lambda: librosa.feature.chroma_stft(S=S, **stft)),
-        "mel_stft": (lambda: 10 * np.log10(np.maximum(transforms._mel_filter(SAMPLE_RATE, N_FFT) @ S, floor)),
+        "mel_stft": (lambda: 10 * np.log10(np.maximum(transforms.mel_filter(SAMPLE_RATE, N_FFT) @ S, floor)),
                      lambda: librosa.power_to_db(librosa.feature.melspectrogram(S=S, **stft), amin=floor, top_db=None)),
         "mfcc": (lambda: librosa.feature.mfcc(S=mel, n_mfcc=transforms.N_MFCC), None),
     }

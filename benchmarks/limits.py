@@ -11,8 +11,7 @@ COUNTED = (nn.Conv2d, nn.Linear, nn.LSTM, nn.GRU)
 
 def matrix_rate(device, precision, size=2048, repeats=7):
     """Floating point operations per second of a product of two large matrices, on all threads."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device, repeats)
 
 

@@ -109,7 +109,8 @@ def time_tracks(clips, repeats):
 
 WORKERS = """
 import asyncio, sys, time
-import dask, cluster
+import dask
+from audio import cluster
 from distributed import Worker
 
 dask.config.set({"distributed.worker.profile.enabled": False, "distributed.worker.memory.target": False,

@@ -1,6 +1,6 @@
 """All benchmarks in one run and one table: what was measured, against what, and what bounds it.
 
-    python benchmarks/table.py --data-dir data --keep       # in benchmarks/README.md, and the gist in README.md
+    python benchmarks/table.py --data-dir data --keep       # and write the tables into docs/speed.md
 """
 
 import argparse
@@ -20,8 +20,6 @@ from learning.devices import choose_device  # noqa: E402
 from study.tables import format_table
 
 TARGETS = {"FrequencyCNN": 3, "TemporalCNN": 3, "SquareCNN": 3, "DenseNet-all": 5, "BBNN": 5}   # at 84 × 640
-GIST = ("the original's procedure / ours", "training.py cqt_square, 2 processes / 1, a thread each",
-         "training from a cache of 1.7 GB with 1 GiB of memory / held in memory")
 MARKS = "<!-- bench -->", "<!-- end -->"
 
 
@@ -96,7 +94,7 @@ def put(path, text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure everything: on two quiet cores about fifteen minutes.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--keep", action="store_true", help="put the tables into benchmarks/README.md and README.md")
+    parser.add_argument("--keep", action="store_true", help="write the tables into docs/speed.md")
     parser.add_argument("--seconds", type=float, default=20, help="for each network (default: %(default)s)")
     args = parser.parse_args(argv)
     data_dir, device = find_data(args.data_dir), choose_device()
@@ -113,10 +111,9 @@ def main(argv=None):
     rows = extraction_rows(features) + training_rows(trained) + command_rows(*rest)
     print(f"{table(rows)}\n\n{(time.perf_counter() - start) / 60:.0f} minutes")
     if args.keep:
-        put(commands.ROOT / "benchmarks" / "README.md", "\n\n".join([
+        put(commands.ROOT / "docs" / "speed.md", "\n\n".join([
             about, features["clips"], training.describe_limits(limits, device), table(rows), "What stands behind it:",
             extraction.report(features), training.table(trained), commands.report(*rest)]))
-        put(commands.ROOT / "README.md", "\n\n".join([table([row for row in rows if row[2] or row[0] in GIST]), about]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/training.py --network FrequencyCNN BBNN --size 84x640
 
 Each loop has a process of its own, set up as its program would be; their epochs are taken in turns.
-benchmarks/README.md explains the table.
+docs/speed.md explains the table.
 """
 
 import argparse

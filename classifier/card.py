@@ -1,4 +1,4 @@
-"""What exported weights are, what they can and cannot do, and how well they did: a model card [1]_ as Markdown.
+"""Model cards [1]_ of exported weights, as Markdown: what they are for, what not, and their accuracy.
 
 References
 ----------
@@ -24,12 +24,12 @@ Says which of {count} genres a piece of music is of: {genres}. `python predict.p
 ## How well
 
 The epoch was chosen on validation; the test was read after that:
-**{accuracy} %** of {clips} test clips of {artists} artists are right (with other artists: {interval} %), and the macro
-AUC is {auc}. Genre by genre, with intervals over artists:
+**{accuracy} %** of {clips} test clips {of_artists} are right (with other {units}: {interval} %), and the macro
+AUC is {auc}. Genre by genre, with intervals over {units}:
 
 {table}
 
-A long interval, or a high figure on few artists, says little.
+A long interval, or a high figure on few {units}, says little.
 
 **Calibration.** On test it is {sure} % sure on average, and right in {accuracy} %; the expected calibration error is
 {before} % before the temperature and {after} % after. Sureness holds for music like that of {dataset}. It does not for
@@ -57,15 +57,15 @@ to be sure should train on clips whose licences allow it.
 
 
 def model_card(name, card, default=False):
-    """The card of an export, as Markdown.
+    """The model card of an export, as Markdown.
 
     Parameters
     ----------
     name : str
     card : dict
-        As `classifier.export_run` returns it.
+        As `network.export_run` returns it.
     default : bool
-        Whether predict.py takes this network where none is named.
+        Whether predict.py uses this network by default.
 
     Returns
     -------
@@ -84,11 +84,14 @@ def model_card(name, card, default=False):
         default=" where no other weights are named" if default else f" with `--weights weights/{name}`",
         network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
         feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],
-        seconds="30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
+        seconds=f"{feature['seconds']} seconds" if "seconds" in feature else
+        "30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
         seed=card["training"]["seed"], epochs=card["training"]["epochs"], temperature=card["temperature"],
         versions=", ".join(f"{lib} {number}" for lib, number in card["versions"].items()),
         accuracy=format_accuracy({"accuracy": test["accuracy"]}),
-        wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"], artists=test["artists"],
+        wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"],
+        of_artists="whose artists are unknown" if test["artists"] is None else f"of {test['artists']} artists",
+        units="clips" if test["artists"] is None else "artists",
         interval=format_interval(test["interval"]), auc=f"{test['macro_auc']:.3f}",
         table=format_table(rows, ["genre", "test clips", "right %", "95 % interval", "AUC"]),
         sure=f"{100 * card['sureness']:.1f}", before=f"{100 * card['calibration_error']['before']:.1f}",

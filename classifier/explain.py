@@ -1,13 +1,15 @@
-"""Why a network says what it says of a clip: which cells of the spectrogram moved it, and how they sound.
+"""Explanations of a prediction: which cells of the spectrogram influenced it, and how they sound.
 
-Integrated gradients [1]_ and Grad-CAM [2]_ give relevance to each cell (band, frame) of a spectrogram; a mask over the
-short-time Fourier transform makes the relevant ones audible.
+Integrated gradients [1]_ and Grad-CAM [2]_, both from captum [3]_, assign relevance to each cell (band, frame) of a
+spectrogram; a mask over the short-time Fourier transform makes relevant cells audible.
 
 References
 ----------
 .. [1] M. Sundararajan, A. Taly, Q. Yan, "Axiomatic attribution for deep networks", ICML 2017, arXiv:1703.01365.
 .. [2] R. R. Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
    ICCV 2017, arXiv:1610.02391.
+.. [3] N. Kokhlikyan et al., "Captum: a unified and generic model interpretability library for PyTorch", 2020,
+   arXiv:2009.07896.
 """
 
 import numpy as np
@@ -16,14 +18,13 @@ import torch
 from fma import DataError
 
 N_FFT, HOP_LENGTH = 2048, 512       # of mel128's short-time Fourier transform
-BATCH = 64                          # spectrograms that go through the network at a time
 
 
 def integrated_gradients(logits, x, classes, steps=64):
-    """How much each cell adds to a class's logit, on the way from the mean of the training clips to the clip [1]_.
+    """How much each cell adds to a class's logit, on the path from the mean of the training clips to the clip [1]_.
 
-    Completeness: the relevances of a clip sum to its logit less that of the baseline, but for the error of a sum
-    over ``steps`` points in place of an integral.
+    Completeness: the relevances of a clip sum to its logit minus that of the baseline, up to the error of a sum
+    over ``steps`` points instead of an integral.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def integrated_gradients(logits, x, classes, steps=64):
         From normalised clips, Tensor (batch, bins, frames), to logits, Tensor (batch, classes): a network in
         evaluation mode, or ``Classifier.logits``.
     x : Tensor, shape (batch, bins, frames)
-        Normalised clips: the baseline, the training mean, is zero everywhere.
+        Normalised clips. The baseline, the training mean, is zero everywhere.
     classes : int, or sequence of int, one for each clip
     steps : int
         Points on the straight line from the baseline to the clip.
@@ -39,12 +40,12 @@ def integrated_gradients(logits, x, classes, steps=64):
     Returns
     -------
     relevance : Tensor, shape (batch, bins, frames)
-        In logits: above zero for the class, below against it.
+        In logits: positive for the class, negative against it.
 
     Raises
     ------
     DataError
-        If x is no batch of spectrograms, or there is not a class for each clip.
+        If x is not a batch of spectrograms, or there is not one class for each clip.
 
     Examples
     --------
@@ -52,25 +53,20 @@ def integrated_gradients(logits, x, classes, steps=64):
     >>> integrated_gradients(lambda x: x.flatten(1) ** 2, x, classes=1)
     tensor([[[0., 4.]]])
     """
+    from captum.attr import IntegratedGradients
+
     classes = _one_class_each(x, classes)
-    shares = ((torch.arange(steps, device=x.device) + 0.5) / steps).to(x.dtype)         # the middle of each step
-    return torch.stack([clip * _mean_gradient(logits, clip, k, shares) for clip, k in zip(x, classes, strict=True)])
-
-
-def _mean_gradient(logits, clip, k, shares):
-    total = torch.zeros_like(clip)
-    for part in shares.split(BATCH):
-        points = (part.view(-1, 1, 1) * clip).requires_grad_()                          # (part, bins, frames)
-        total += torch.autograd.grad(logits(points)[:, k].sum(), points)[0].sum(0)
-    return total / len(shares)
+    found = IntegratedGradients(logits).attribute(x, target=classes, n_steps=steps, method="riemann_middle",
+                                                  internal_batch_size=max(64, len(x)))      # spectrograms at a time
+    return found.detach().to(x.dtype)
 
 
 def grad_cam(network, x, classes):
-    """Where in the last convolutional map a class is seen [2]_, enlarged to the size of the input.
+    """Where the last convolutional map shows a class [2]_, enlarged to the size of the input.
 
-    Each channel of the map counts as much as its mean gradient; what is against the class is cut off. A cell of the
-    map of `ResNet` stands for 16 × 16 of the input, and saw about a hundred: this shows a region, not a note. Of a
-    `StatisticsResNet` it explains the convolutions alone; integrated gradients explain all of it.
+    Each channel of the map is weighted by its mean gradient; negative values are set to zero. A cell of the map of
+    `ResNet` covers 16 × 16 cells of the input and has a receptive field of about a hundred: this shows a region, not
+    a note. For a `StatisticsResNet` it explains the convolutions only; integrated gradients explain all of it.
 
     Parameters
     ----------
@@ -83,27 +79,22 @@ def grad_cam(network, x, classes):
     Returns
     -------
     relevance : Tensor, shape (batch, bins, frames)
-        From 0 to 1, the greatest of each clip; all 0 where nothing is for the class.
+        From 0 to 1, the maximum of each clip; all 0 where nothing speaks for the class.
 
     Raises
     ------
     DataError
         If the network has no stages of residual blocks, or x and classes do not fit, as for `integrated_gradients`.
     """
+    from captum.attr import LayerAttribution, LayerGradCam
+
     stages = getattr(getattr(network, "resnet", network), "stages", None)
     if stages is None:
-        raise DataError(f"Grad-CAM reads the last map of ResNet's stages, {type(network).__name__} has none: "
-                        "use weights of a ResNet, or integrated gradients, which take any network")
-    classes, maps = _one_class_each(x, classes), []
-    hook = stages.register_forward_hook(lambda module, inputs, output: maps.append(output))
-    try:
-        logits = network(x.detach().requires_grad_())
-    finally:
-        hook.remove()
-    chosen = logits.gather(1, classes.view(-1, 1)).sum()
-    weights = torch.autograd.grad(chosen, maps[0])[0].mean((2, 3), keepdim=True)        # (batch, channels, 1, 1)
-    seen = (weights * maps[0].detach()).sum(1, keepdim=True).relu()                     # (batch, 1, bins / 16, ...)
-    seen = torch.nn.functional.interpolate(seen, x.shape[1:], mode="bilinear")[:, 0]    # (batch, bins, frames)
+        raise DataError(f"Grad-CAM needs the stages of a ResNet, and {type(network).__name__} has none: "
+                        "use weights of a ResNet, or integrated gradients, which work with any network")
+    classes = _one_class_each(x, classes)
+    seen = LayerGradCam(network, stages).attribute(x.clone().requires_grad_(), classes, relu_attributions=True)
+    seen = LayerAttribution.interpolate(seen.detach(), tuple(x.shape[1:]), "bilinear")[:, 0]
     return seen / seen.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
@@ -113,12 +104,12 @@ def _one_class_each(x, classes):
         raise DataError(f"clips to explain have shape (batch, bins, frames), not {tuple(x.shape)}: x[None] for one")
     classes = torch.as_tensor(classes, device=x.device).reshape(-1)
     if len(classes) not in (1, len(x)):
-        raise DataError(f"{len(classes)} classes for {len(x)} clips: give one, or one for each")
+        raise DataError(f"{len(classes)} classes for {len(x)} clips: pass one, or one for each")
     return classes.expand(len(x))
 
 
 def smoothed(relevance, blur=1.0):
-    """Relevance as a mean over neighbouring cells: neighbours for and against a class, side by side, cancel.
+    """Relevance averaged over neighbouring cells, so that adjacent positive and negative values cancel.
 
     Parameters
     ----------
@@ -137,14 +128,14 @@ def smoothed(relevance, blur=1.0):
 
 
 def relevant_regions(relevance, share=0.1):
-    """The cells that speak most for a class: a mask that can be heard, or taken out.
+    """The cells of highest relevance, as a mask that can be made audible, or removed.
 
     Parameters
     ----------
     relevance : Tensor or ndarray, shape (..., bins, frames)
-        Only what is above zero is chosen.
+        Only positive values are chosen.
     share : float, 0 to 1
-        Of each clip's cells.
+        Share of each clip's cells.
 
     Returns
     -------
@@ -164,7 +155,7 @@ def relevant_regions(relevance, share=0.1):
 
 
 def probabilities_without(classifier, x, classes, mask):
-    """What is left of a class's probability once cells are set to the mean of the training clips.
+    """Probability of a class after some cells are set to the mean of the training clips.
 
     Parameters
     ----------
@@ -173,7 +164,7 @@ def probabilities_without(classifier, x, classes, mask):
         Normalised clips.
     classes : int, or sequence of int, one for each clip
     mask : ndarray, shape (batch, bins, frames)
-        1 takes a cell out, 0 leaves it.
+        1 removes a cell, 0 keeps it.
 
     Returns
     -------
@@ -186,21 +177,21 @@ def probabilities_without(classifier, x, classes, mask):
     return (logits / classifier.temperature).softmax(1).gather(1, classes.view(-1, 1))[:, 0].numpy()
 
 
-# ---- from the spectrogram back to sound ----------------------------------------------------------------------------
+# ---- from the spectrogram back to audio ----------------------------------------------------------------------------
 
 
 def stft_mask(mask, n_frames, sample_rate):
-    """A mask over mel128 as one over the short-time Fourier transform that it was made of.
+    """Convert a mask over mel128 to one over the short-time Fourier transform that mel128 is computed from.
 
-    A frequency between the centres of two mel bands gets its share of both, as the bands' triangles have it; a frame
-    between two of the 128 likewise. Beyond the outermost centres the mask goes on as it ends.
+    Values are interpolated linearly between the centres of the mel bands, and between the 128 frames; beyond the
+    outermost ones they are constant.
 
     Parameters
     ----------
     mask : array, shape (128, 128)
         By mel band, lowest first, and frame of mel128.
     n_frames : int
-        Of the transform.
+        Frames of the transform.
     sample_rate : float, Hz
 
     Returns
@@ -217,21 +208,20 @@ def stft_mask(mask, n_frames, sample_rate):
 
 
 def _interpolation(points, centres):
-    """Matrix (points, centres) that takes values at the centres to values at the points, linearly between them."""
+    """Matrix (points, centres) of linear interpolation: from values at the centres to values at the points."""
     return np.stack([np.interp(points, centres, one) for one in np.eye(len(centres))], axis=1)
 
 
 def masked_audio(y, sample_rate, mask):
-    """What a clip sounds like where a mask lets it through: its transform times the mask, with its own phase.
+    """A clip with all sound removed where a mask is 0: its transform times the mask, with the original phase.
 
     Parameters
     ----------
     y : ndarray, shape (samples,), float32
-        Mono, the clip that mel128 was made of.
+        Mono, the clip that mel128 was computed from.
     sample_rate : float, Hz
-        Its own.
     mask : array, shape (128, 128)
-        By mel band and frame of mel128: 1 lets through, 0 silences.
+        By mel band and frame of mel128: 1 keeps, 0 silences.
 
     Returns
     -------
@@ -240,7 +230,7 @@ def masked_audio(y, sample_rate, mask):
     Raises
     ------
     DataError
-        If the mask is not a plane, or the clip has fewer samples than one window.
+        If the mask is not two-dimensional, or the clip is shorter than one window.
 
     Examples
     --------
@@ -251,8 +241,8 @@ def masked_audio(y, sample_rate, mask):
     import librosa
 
     if np.ndim(mask) != 2 or len(y) < N_FFT:
-        raise DataError(f"a mask of shape {np.shape(mask)} cannot be heard on {len(y)} samples: it takes "
-                        f"(bands, frames) and {N_FFT} samples or more")
+        raise DataError(f"a mask of shape {np.shape(mask)} does not fit {len(y)} samples: pass "
+                        f"(bands, frames) and at least {N_FFT} samples")
     spectrum = librosa.stft(np.asarray(y, dtype=np.float32), n_fft=N_FFT, hop_length=HOP_LENGTH)
     spectrum *= stft_mask(mask, spectrum.shape[1], sample_rate)
     return librosa.istft(spectrum, n_fft=N_FFT, hop_length=HOP_LENGTH, length=len(y))

@@ -1,8 +1,8 @@
-"""A trained network as something to use: exported with all that it needs, loaded, calibrated.
+"""A trained network ready to use: exported with everything it needs, loaded, calibrated.
 
     weights/<name>.safetensors      the weights
-    weights/<name>.json             the run's config, its calibration, and what it scored
-    weights/<name>.md               the same for people: the model card
+    weights/<name>.json             the run's config, calibration and test metrics
+    weights/<name>.md               the model card
 
 ``python -m classifier.network runs/fma_small/statistics_resnet/seed0 weights/statistics_resnet`` exports a run.
 """
@@ -10,6 +10,7 @@
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,11 @@ DEFAULT = Path(__file__).resolve().parents[1] / "weights" / "statistics_resnet"
 
 @dataclass
 class Classifier:
-    """A network with what it takes to feed it and to read its answer."""
+    """A network with everything needed to prepare its input and interpret its output."""
 
     network: object         # nn.Module, in evaluation mode
     config: dict            # as runs.load_config gives it: feature, normalisation, genres, model
-    temperature: float      # logits are divided by it before the softmax
+    temperature: float      # divides the logits before the softmax
 
     @property
     def genres(self):
@@ -40,7 +41,7 @@ class Classifier:
         Parameters
         ----------
         x : ndarray, shape (clips, bins, frames)
-            In the feature's unit, as `transforms.extract` gives it.
+            In the feature's unit, as `transforms.extract` returns it.
 
         Returns
         -------
@@ -52,7 +53,7 @@ class Classifier:
             return (self.logits(self.normalised(x)) / self.temperature).softmax(1).numpy()
 
     def normalised(self, x):
-        """Clips as the network takes them: Tensor, shape (clips, bins, frames), float32."""
+        """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
         import torch
 
         mean, std = (torch.tensor(self.config["normalisation"][key]).reshape(-1, 1) for key in ("mean", "std"))
@@ -80,20 +81,11 @@ def load_classifier(path=DEFAULT):
     -------
     Classifier
     """
-    from learning.runs import load_config, load_weights
+    from learning.runs import load_weights
 
-    path = Path(path)
-    if path.is_dir():
-        named, weights, remedy = path / "config.json", path / "model.safetensors", f"delete {path} and train again"
-    else:
-        path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-        named, weights, remedy = _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
-        if not named.is_file():
-            raise DataError(f"{path} is neither exported weights nor the folder of a run")
-    try:
-        config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
-        _require_audio_feature(path, config)
-        _require_usual_frames(path, config)
+    config = read_config(path)
+    path, named, weights, remedy = _files(path)
+    with _damage_named(named, remedy):
         network = _rebuild(config, weights, remedy)
         if path.is_dir():
             temperature = fit_temperature(*_log_probabilities(path, "validation"))
@@ -101,26 +93,55 @@ def load_classifier(path=DEFAULT):
         else:
             found = Classifier(_load_tensors(weights, network).eval(), config, float(config["temperature"]))
         _try_out(found)
-    except DataError:
-        raise
-    except Exception as error:      # what is damaged may be any value of the config, and be met anywhere
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{named} is damaged, or not of these weights ({reason}): {remedy}") from error
     return found
 
 
-def _require_usual_frames(path, config):
-    """An error unless the network learned clips, or chunks of clips, as long as predict.py makes them."""
-    from audio.transforms import FEATURES, N_FRAMES
+def read_config(path=DEFAULT):
+    """The config of exported weights or of a run, as `load_classifier` finds them, without importing torch: dict."""
+    from learning.runs import load_config
 
-    frames, made = config["model"]["args"]["n_frames"], FEATURES[config["feature"]].get("frames_kept", N_FRAMES)
-    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
-        raise DataError(f"{path} learned clips of {frames} frames, predict.py makes {made} of {config['feature']}: "
-                        "train again on a cache of features.py")
+    path, named, _, remedy = _files(path)
+    with _damage_named(named, remedy):
+        config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
+        _require_predictable(path, config)
+    return config
+
+
+def _files(path):
+    """What a name stands for: its path, the files of its config and weights, and the remedy if these are damaged."""
+    path = Path(path)
+    if path.is_dir():
+        return path, path / "config.json", path / "model.safetensors", f"delete {path} and train again"
+    path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    if not _beside(path, ".json").is_file():
+        raise DataError(f"{path} is neither exported weights nor the folder of a run")
+    return path, _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
+
+
+@contextmanager
+def _damage_named(named, remedy):
+    """Raise a `DataError` for whatever a damaged config causes: any value may be wrong, and fail anywhere."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{named} is damaged, or does not match the weights ({reason}): {remedy}") from error
+
+
+def clip_part(config):
+    """Length of the clips that a network learned, as `cache.PART`: 30 s unless its cache says otherwise."""
+    from audio.cache import PART
+
+    seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
+    if not 1 <= seconds <= 3600:
+        raise ValueError(f"clips of {seconds} seconds")
+    return PART | {"seconds": seconds}
 
 
 def _rebuild(config, weights, remedy):
-    """The network of a config, if it is no larger than the file of its weights: damaged numbers ask for terabytes."""
+    """The network of a config, if no larger than its weights file: a damaged number could ask for terabytes."""
     import torch
 
     from training import build
@@ -128,34 +149,44 @@ def _rebuild(config, weights, remedy):
     with torch.device("meta"):                  # which allocates nothing
         claimed = sum(tensor.nbytes for tensor in build(config).state_dict().values())
     if not weights.is_file() or claimed > weights.stat().st_size:
-        raise DataError(f"{weights} has not the {claimed:,} bytes of the network in its .json: {remedy}")
+        raise DataError(f"{weights} does not have the {claimed:,} bytes of the network in its .json: {remedy}")
     return build(config)
 
 
 def _try_out(classifier):
-    """An error unless the classifier says something of what predict.py will ask it: here, of zeros."""
-    from audio.transforms import FEATURES, N_FRAMES
+    """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
+    from audio.cache import kept_frames
+    from audio.transforms import FEATURES
 
-    feature = FEATURES[classifier.config["feature"]]
-    said = classifier.probabilities(np.zeros((1, feature["bins"], feature.get("frames_kept", N_FRAMES))))
+    name = classifier.config["feature"]
+    shape = FEATURES[name]["bins"], kept_frames(name, clip_part(classifier.config))
+    said = classifier.probabilities(np.zeros((1, *shape)))
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")
     if not named or said.shape != (1, len(classifier.genres)) or not np.isfinite(said).all():
-        raise ValueError("it gives no probability for each of its genres")
+        raise ValueError("its output is not one probability per genre")
 
 
 def _beside(path, ending):
-    """The file of an export; its name may have dots of its own."""
+    """A file of an export, whose name may contain dots."""
     return path.with_name(path.name + ending)
 
 
-def _require_audio_feature(path, config):
+def _require_predictable(path, config):
+    """An error unless predict.py can compute the feature from a file, in clips of the length in training."""
+    from audio.cache import kept_frames
     from audio.transforms import FEATURES
 
-    if config["feature"] not in FEATURES:
-        raise DataError(f"{path} reads {config['feature']}, which predict.py cannot compute from a file: choose a "
-                        f"network on one of {', '.join(FEATURES)}")
+    feature, frames = config["feature"], config["model"]["args"]["n_frames"]
+    if feature not in FEATURES:
+        raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for "
+                        f"one of {', '.join(FEATURES)}")
+    part = clip_part(config)
+    made = kept_frames(feature, part)
+    if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
+        raise DataError(f"{path} was trained on clips of {frames} frames, predict.py makes {made} of {feature} in "
+                        f"{part['seconds']} s: train again on a cache of features.py")
 
 
 def _load_tensors(path, network):
@@ -173,18 +204,18 @@ def _load_tensors(path, network):
 
 
 def fit_temperature(log_probabilities, labels):
-    """The number to divide logits by so that their softmax is as sure as it is right: temperature scaling [1]_.
+    """Temperature scaling: the divisor of the logits with which their softmax is calibrated [1]_.
 
     Parameters
     ----------
     log_probabilities : ndarray, shape (clips, classes)
-        Logits, or logarithms of probabilities, of clips that were not learned.
+        Logits, or logarithms of probabilities, of clips that were not trained on.
     labels : ndarray of int, shape (clips,)
 
     Returns
     -------
     float
-        Above 1 for a network that is too sure; between 0.05 and 20.
+        Above 1 for an overconfident network; between 0.05 and 20.
 
     References
     ----------
@@ -194,7 +225,7 @@ def fit_temperature(log_probabilities, labels):
     Examples
     --------
     >>> sure = np.log([[0.98, 0.02], [0.98, 0.02], [0.02, 0.98], [0.98, 0.02]])
-    >>> round(fit_temperature(sure, [0, 0, 1, 1]), 2)      # right three times of four: 0.75, not 0.98
+    >>> round(fit_temperature(sure, [0, 0, 1, 1]), 2)      # right in three of four: 0.75, not 0.98
     3.54
     """
     from scipy.optimize import minimize_scalar
@@ -209,14 +240,14 @@ def fit_temperature(log_probabilities, labels):
 
 
 def calibration_error(probabilities, labels, bins=10):
-    """Expected calibration error [1]_: how far sureness and share of right answers lie apart, over bins of sureness.
+    """Expected calibration error [1]_: mean gap between confidence and accuracy, over bins of confidence.
 
     Parameters
     ----------
     probabilities : ndarray, shape (clips, classes)
     labels : ndarray of int, shape (clips,)
     bins : int
-        Of equal width, from 0 to 1.
+        Number of bins of equal width, from 0 to 1.
 
     Returns
     -------
@@ -256,31 +287,31 @@ def export_run(run_dir, path):
     ----------
     run_dir : path-like
     path : path-like
-        Without an ending.
+        Without an extension.
 
     Returns
     -------
     dict
-        What the JSON holds: the run's config, ``temperature``, mean ``sureness`` on test, ``calibration_error`` there
-        before and after, and ``test``, as `evaluation.summarise` gives it.
+        The content of the JSON: the run's config, ``temperature``, mean confidence on test (``sureness``),
+        ``calibration_error`` there before and after, and ``test``, from `evaluation.summarise`.
     """
     import shutil
 
     from scipy.special import softmax
 
     from classifier.card import model_card
-    from learning.runs import load_config, load_probabilities, save_whole
+    from learning.runs import known_artists, load_config, load_probabilities, save_whole
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
-    _require_audio_feature(run_dir, config)
+    _require_predictable(run_dir, config)
     temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
     scores, labels = _log_probabilities(run_dir, "test")
     before, after = softmax(scores, 1), softmax(scores / temperature, 1)
     card = {**config, "temperature": round(temperature, 4), "sureness": round(float(after.max(1).mean()), 4),
             "calibration_error": {"before": round(calibration_error(before, labels), 4),
                                   "after": round(calibration_error(after, labels), 4)},
-            "test": summarise(labels, test["probabilities"], test["artists"], test["genres"].tolist())}
+            "test": summarise(labels, test["probabilities"], known_artists(test), test["genres"].tolist())}
     texts = {".json": json.dumps(card, indent=1) + "\n",
              ".md": model_card(path.name, card, default=path.name == DEFAULT.name)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Altered training clips, batch by batch, so that a network cannot learn a recording by heart.
+"""Augmentation of training clips, batch by batch, so that a network cannot memorise recordings.
 
-Every function takes clips as a tensor ``(batch, bins, frames)`` in their unit and a generator, draws for each clip
-on its own, and leaves what it was given as it was. Augmentation is for training clips alone; of these functions
-only `evenly_spaced_chunks` has a place in validation and test.
+Every function takes clips as a tensor ``(batch, bins, frames)`` in their unit and a generator, draws separately for
+each clip, and does not modify its input. Augmentation is for training clips only; of these functions only
+`evenly_spaced_chunks` is used in validation and test.
 
 References
 ----------
@@ -28,7 +28,7 @@ from fma import DataError
 
 @dataclass
 class Augmentation:
-    """What is done to the clips of a training batch, in this order. By default nothing is."""
+    """Augmentations of a training batch, in the order in which they are applied. By default all are off."""
 
     pitch_copies: bool = False      # each clip as it is, or one of its pitch-shifted copies in the cache, at random
     roll: bool = False              # each clip begins at a frame drawn at random, its beginning after its end
@@ -45,16 +45,16 @@ class Augmentation:
     def __post_init__(self):
         for name, value in vars(self).items():
             if name in AUGMENTATIONS and not value >= 0:
-                raise DataError(f"{name} must not be below 0, as {value} is")
+                raise DataError(f"{name} must be 0 or more, not {value}")
         if self.low_pass > 1:
             raise DataError(f"low_pass is a share of the clips, from 0 to 1, not {self.low_pass}")
 
     def is_on(self):
-        """Whether anything is done at all."""
+        """Whether any augmentation is on."""
         return any(getattr(self, name) for name in AUGMENTATIONS)
 
 
-DYNAMIC_RANGE_DB = 80.0             # of mel128: nothing in a clip is softer than its loudest value less this
+DYNAMIC_RANGE_DB = 80.0             # of mel128: no value of a clip is further below its maximum
 AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
 
 
@@ -80,7 +80,7 @@ def beta_shares(alpha, count, generator):
 
 
 def roll(x, generator):
-    """Begin each clip at a random frame; what stood before it goes to the end."""
+    """Start each clip at a random frame; the part before it moves to the end."""
     start = random_integers(0, x.shape[2] - 1, len(x), generator)
     return _frames_from(x, start, x.shape[2])
 
@@ -96,7 +96,7 @@ def _frames_from(x, start, frames):
     return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))
 
 
-def evenly_spaced_chunks(x, frames, count=None):
+def evenly_spaced_chunks(x, frames):
     """The chunks that validation and test average over: the first begins where the clip does, the last ends with it.
 
     Parameters
@@ -104,12 +104,11 @@ def evenly_spaced_chunks(x, frames, count=None):
     x : Tensor, shape (batch, bins, frames of a clip)
     frames : int
         Of a chunk.
-    count : int, optional
-        Chunks of each clip; by default as few as leave no frame out.
 
     Returns
     -------
-    Tensor, shape (batch, count, bins, frames)
+    Tensor, shape (batch, chunks, bins, frames)
+        As few chunks as cover every frame.
 
     Examples
     --------
@@ -117,7 +116,7 @@ def evenly_spaced_chunks(x, frames, count=None):
     [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
     """
     _check_chunk(x, frames)
-    count = count or math.ceil(x.shape[2] / frames)
+    count = math.ceil(x.shape[2] / frames)
     starts = [round(k * (x.shape[2] - frames) / max(1, count - 1)) for k in range(count)]
     return torch.stack([x[..., start : start + frames] for start in starts], 1)
 
@@ -174,8 +173,8 @@ def low_pass(x, share, generator, lowest=0.4):
 def mix_style(x, alpha, generator):
     """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin [4]_.
 
-    What makes a recording sound like itself, whoever recorded and mastered it, is for a good part the level of each
-    bin over time; what is played stays.
+    The level of each bin over time depends largely on recording and mastering; the course of the bin, which stays,
+    depends on the music.
 
     Parameters
     ----------
@@ -233,23 +232,23 @@ def mixup(parts, targets, alpha, generator):
     return parts, torch.lerp(targets[other], targets, share[:, None])
 
 
-# ---- all of it -------------------------------------------------------------------------------------------------
+# ---- all together -------------------------------------------------------------------------------------------------
 
 
 def alter(x, settings, generator, fill=0.0, in_db=True):
-    """Alter each clip by itself as the settings say: all but its pitch-shifted copies, and mixup.
+    """Apply the augmentations of single clips: all but pitch-shifted copies and mixup.
 
     Parameters
     ----------
     x : Tensor, shape (batch, bins, frames)
-        In the feature's unit, before normalisation. Clips of a single frame, such as embeddings, stay as they are.
+        In the feature's unit, before normalisation. Clips of one frame, such as embeddings, are returned unchanged.
     settings : Augmentation
     generator : torch.Generator
         On the device of `x`; the same one gives the same batch.
     fill : Tensor, shape (bins, 1), or float
         What masks put in, see `mask`.
     in_db : bool
-        Whether values are decibels; others have neither level, equaliser nor low pass.
+        Whether values are decibels; gain, equaliser and low pass are skipped for others.
 
     Returns
     -------
@@ -273,14 +272,14 @@ def alter(x, settings, generator, fill=0.0, in_db=True):
         x = mix_style(x, settings.mix_style, generator)
     for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
         if most:
-            x = mask(x, min(most, x.shape[dim] // 4), dim, generator, fill)      # much of it has to be left
+            x = mask(x, min(most, x.shape[dim] // 4), dim, generator, fill)      # most of it stays visible
     return x
 
 
 def augment(parts, targets, settings, generator, fills, in_db=None):
-    """Alter a batch of training clips, and mix them: `alter` each feature, then `mixup` of all in the same shares.
+    """Augment a batch of training clips: `alter` each feature, then `mixup` all in the same shares.
 
-    Of several features each draws its own changes: a clip may be dull in one and bright in the other.
+    Each of several features draws its own changes.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from copy import deepcopy
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import nn
 
 from fma import DataError
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def world():
@@ -21,29 +21,25 @@ def world():
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-
-
-
-
 def keep_memory():
-    """Have glibc keep what a step frees for the next step, instead of giving it back to Linux page by page.
+    """Have glibc keep the memory that a step frees for the next step, instead of returning it to Linux page by page.
 
-    On a CPU that giving and taking is up to a third of a training step. Other systems do without.
+    On a CPU returning and requesting it again takes up to a third of a training step. Does nothing on other systems.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors too come from the heap,
-        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap is not cut back
+        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors come from the heap too,
+        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap never shrinks
 
 
 @contextmanager
 def process_group(device):
-    """Connect the processes that torchrun started, for as long as the context lasts; one alone needs no group.
+    """Connect the processes that torchrun started, for as long as the context lasts; a single process needs no group.
 
     Raises
     ------
     DataError
-        In the processes that are left, if another one dies.
+        In the remaining processes, if another one dies.
     """
     if world()[1] == 1:
         yield
@@ -51,87 +47,31 @@ def process_group(device):
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
-        dist.barrier()                  # one that leaves while another still talks to it is aborted
+        dist.barrier()                  # leaving while another still communicates aborts the process
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
             raise DataError(f"process {world()[0]} of {world()[1]} lost the others, one of which has died (out of "
-                            "memory, or killed): the same command goes on after the last finished epoch") from error
+                            "memory, or killed): the same command continues after the last saved epoch") from error
         raise
     dist.destroy_process_group()
 
 
-class NormOverProcesses(torch.autograd.Function):
-    """Batch norm over the clips of all processes, in the kernels of torch's own: three passes forward, four back."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        count = x.new_tensor([x.numel() / x.shape[1]], dtype=weight.dtype)
-        mean, variance = torch.zeros_like(weight), torch.zeros_like(weight)
-        if len(x):                                                              # a last batch may leave one without
-            mean, variance = torch.batch_norm_update_stats(x, mean, variance, 0.0)  # in float32, as these are
-        sums = torch.cat([mean * count, count])
-        dist.all_reduce(sums)
-        joint, total = sums[:-1] / sums[-1], sums[-1]
-        variance = (variance + (mean - joint).square()) * count     # not the mean square: large ones would swamp it
-        dist.all_reduce(variance)
-        variance /= total
-        ctx.save_for_backward(x, weight, joint, variance, total)
-        ctx.eps = eps
-        ctx.mark_non_differentiable(joint, variance, total)
-        y = torch.native_batch_norm(x, weight, bias, joint, variance, False, 0.0, eps)[0] if len(x) else x.clone()
-        return y, joint, variance, total
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        x, weight, mean, variance, total = ctx.saved_tensors
-        known = mean, variance, None, None, False, ctx.eps
-        dx, dw, db = gradient, torch.zeros_like(weight), torch.zeros_like(weight)
-        if len(x):                                  # the kernels crash without
-            dx, dw, db = torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *known, [True] * 3)
-        sums = torch.cat([dw, db])
-        dist.all_reduce(sums)                       # the loss of each process depends on the statistics of all
-        scale = weight * (variance + ctx.eps).rsqrt() / total
-        of_norm, of_mean = (scale * part for part in sums.chunk(2))
-        if len(x):
-            dx = dx - torch.native_batch_norm(x, of_norm, of_mean, mean, variance, False, 0.0, ctx.eps)[0]
-        return dx, dw, db, None
-
-
-class JointBatchNorm:
-    """Batch norm over the clips of all processes, for CPUs; torch's own SyncBatchNorm needs a GPU.
-
-    With it, N processes with a batch each compute what one process computes with the joint batch.
-    """
-
-    def forward(self, x):                                                       # (batch, channels, ...)
-        if not self.training:
-            return super().forward(x)
-        weight = self.weight if self.affine else torch.ones_like(self.running_mean)
-        bias = self.bias if self.affine else torch.zeros_like(self.running_mean)
-        y, mean, variance, total = NormOverProcesses.apply(x, weight, bias, self.eps)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
-            self.num_batches_tracked += 1
-        return y
-
-
-class JointBatchNorm1d(JointBatchNorm, nn.BatchNorm1d):
-    """Of vectors."""
-
-
-class JointBatchNorm2d(JointBatchNorm, nn.BatchNorm2d):
-    """Of maps."""
-
-
 def join_processes(model):
-    """Wrap a network for data parallel training, its batch norms over the clips of all processes."""
+    """Wrap a network for data parallel training: the gradients are means over all processes.
+
+    On GPUs batch norm uses the clips of all processes (SyncBatchNorm). On CPUs, for which torch has none, each process
+    normalises its own share of a batch.
+    """
     if next(model.parameters()).device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    joint = {nn.BatchNorm1d: JointBatchNorm1d, nn.BatchNorm2d: JointBatchNorm2d}
-    for layer in model.modules():
-        layer.__class__ = joint.get(type(layer), type(layer))
     return nn.parallel.DistributedDataParallel(model)
+
+
+def share_statistics(model):
+    """Give all processes the batch norm statistics of the first, whose weights are saved: they validate one network."""
+    if world()[1] > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def choose_device(name=None):
@@ -149,16 +89,88 @@ def choose_device(name=None):
     return device
 
 
-def choose_precision(precision, device):
-    """Resolve "auto": bfloat16 where the hardware multiplies it, else float32."""
-    if precision != "auto":
-        return precision
+def fast_precisions(device):
+    """Precisions in which a device multiplies faster than in float32, the preferred one first: tuple of str.
+
+    bfloat16 has float32's range and needs no scaled gradients, so it comes first. GPUs have it from compute capability
+    8.0 on; those before multiply float16 fast, except 5.x and 6.1. A CPU has bfloat16 if it has the instructions and
+    oneDNN uses them, which ONEDNN_MAX_CPU_ISA may forbid; without them it is emulated, slower than float32.
+    """
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    flags = Path("/proc/cpuinfo")
-    fast = flags.is_file() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if device.type == "cpu" and fast else "float32"
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
+            return "bfloat16", "float16"
+        return ("float16",) if capability >= (7, 0) or capability in ((6, 0), (6, 2)) else ()
+    if device.type != "cpu" or not (torch.backends.mkldnn.is_available() and
+                                    torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return ()
+    has = getattr(torch.cpu, "get_capabilities", dict)()            # older versions of torch have no such function
+    return ("bfloat16",) if has.get("amx_bf16") or has.get("avx512_bf16") else ()
+
+
+def choose_precision(precision, device, model=None, clips=None):
+    """Resolve "auto" to the fastest precision in which a device can train a network; check any other.
+
+    Parameters
+    ----------
+    precision : str
+        One of `PRECISIONS`.
+    device : torch.device
+    model : nn.Module, optional
+        The network; without it only the device decides.
+    clips : Tensor or list of Tensor, optional
+        A batch of two, on the device. What lacks a kernel is known by trying: with these a step is made, forward and
+        backward, of a copy of the network.
+
+    Raises
+    ------
+    DataError
+        If the device cannot train this network in the named precision.
+    """
+    if precision != "auto":
+        reason = failure(model, clips, precision, device) if model else ""
+        if reason:
+            other, network = choose_precision("auto", device, model, clips), type(model).__name__
+            raise DataError(f"{network} cannot be trained in {precision} on this {device.type} ({reason}): pass "
+                            f"--precision {other}")
+        return precision
+    for fast in fast_precisions(device):
+        if model is None or not failure(model, clips, fast, device):
+            return fast
+    return "float32"
+
+
+def failure(model, clips, precision, device):
+    """Why a network cannot make a step in a precision, in a line; empty if it can. The network stays as it was."""
+    if precision == "float32":
+        return ""
+    twin = deepcopy(model).to(device, memory_format=torch.channels_last).train()
+    try:
+        with autocast(precision, device):
+            loss = twin(clips).float().sum()
+        loss.backward()
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0].partition(". ")[0]
+    return ""
 
 
 def autocast(precision, device):
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    """Context in which a network computes in a precision where that is safe, and in float32 elsewhere."""
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def inference_autocast(precision, device):
+    """`autocast` for networks that only predict: a precision that this device does not multiply fast becomes float32.
+
+    So a run is read on any machine, whatever it was trained on, with the same answers up to rounding.
+    """
+    return autocast(precision if precision in fast_precisions(device) else "float32", device)
+
+
+def gradient_scaler(precision, device):
+    """Scale losses so that float16's small gradients do not vanish; in other precisions it does nothing.
+
+    It skips a step whose gradients overflow, and halves the scale.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")

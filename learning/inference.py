@@ -1,18 +1,20 @@
-"""What a trained network says of clips: probabilities, chunk by chunk if it was trained on chunks."""
+"""Predict genres with a trained network, averaged over chunks if it was trained on chunks."""
 
 import torch
 import torch.distributed as dist
 
 from learning.augmentation import evenly_spaced_chunks
-from learning.devices import autocast, world
+from learning.devices import inference_autocast, world
 
 
 @torch.no_grad()
 def predict(model, dataset, rows, precision="float32", chunk=0, batch_size=128):
-    """Class probabilities of some rows; each process computes its share, all get the whole.
+    """Class probabilities of some rows; each process computes its share, and all get the result.
 
     Parameters
     ----------
+    precision : str
+        Of the training; float32 takes its place where the device does not multiply it fast.
     chunk : int
         Frames that the network learned from: the logits of such chunks are averaged over a clip. 0: the whole clip.
 
@@ -25,7 +27,7 @@ def predict(model, dataset, rows, precision="float32", chunk=0, batch_size=128):
     rows = torch.as_tensor(rows, device=dataset.device)
     out = torch.zeros(len(rows), len(dataset.genres), device=dataset.device)
     for part in torch.arange(len(rows), device=dataset.device)[rank::size].split(batch_size):
-        with autocast(precision, dataset.device):
+        with inference_autocast(precision, dataset.device):
             out[part] = clip_logits(model, dataset.batch(rows[part])[0], chunk).softmax(1)
     if size > 1:
         dist.all_reduce(out)

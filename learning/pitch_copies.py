@@ -1,10 +1,10 @@
-"""Pitch-shifted copies of the training clips, made by features.py: what they are called, and batches drawn from them.
+"""Pitch-shifted copies of the training clips, made by features.py: their names, and batches drawn from them.
 
     features/cqt.npy            the clips as they are
     features/cqt_pitch+1.npy    the training clips a semitone up; rows of validation and test are zeros
 
-A copy is computed from the waveform: all of a sound moves, as in a recording that is played faster or slower, and only
-the tempo stays. `augmentation.shift_bins` moves the picture alone.
+A copy is computed from the waveform, with the pitch shifted and the tempo kept. `augmentation.shift_bins` only shifts
+the bins of the spectrogram.
 """
 
 from copy import copy

@@ -1,17 +1,22 @@
 """What a run leaves on disk, ``runs/<dataset>/<experiment>/seed<k>/``, and how to read it again.
 
+The runs of a cross-validated seed are in ``seed<k>_folds/fold0/``, ``fold1/``, ...; `load_probabilities` and
+`load_history` take ``seed<k>_folds`` for one run that was tested on the clips of all folds.
+
     config.json             all that is needed to rebuild the network and to feed it
     model.safetensors       weights of the epoch chosen on validation
     history.jsonl           a line for each epoch
     probabilities.npz       of that epoch, on validation and test, with labels, tracks and artists
-    state.pt                where an unfinished run goes on
+    state.pt                where an unfinished run continues
 """
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,21 +31,21 @@ WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "
 
 
 def save_whole(path, write):
-    """Write a file so that it is there whole or not at all; `write` is given a temporary path."""
+    """Replace a file atomically: `write` gets a temporary path, which then becomes the file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")       # two processes may write the same file
     try:
         write(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:                        # torch's errors of writing are RuntimeErrors
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(f"{path} cannot be written ({reason}): make room there, or choose another folder") from error
+        raise DataError(f"{path} cannot be written ({reason}): free some space, or choose another folder") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def versions():
-    """Versions of Python and of what training uses."""
+    """Versions of Python and of the packages that training uses."""
     return {"python": platform.python_version(),
             **{lib: importlib.metadata.version(lib) for lib in ("torch", "numpy", "pandas", "safetensors")}}
 
@@ -51,32 +56,60 @@ def commit():
     try:
         done = subprocess.run(["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--exclude=*",
                                "--dirty=+changes"], cwd=folder, capture_output=True, text=True, timeout=20,
-                              env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)})   # ours, not one around
+                              env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)})   # not a parent's
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 
 
-def data_fingerprints(dataset):
-    """What a run learns and is tested on, in sixteen letters for each file.
+def run_folder(runs_dir, dataset, experiment, seed, fold=None):
+    """Where a run is kept: ``<runs_dir>/<dataset>/<experiment>/seed<k>``, or ``seed<k>_folds/fold<fold>``."""
+    folder = Path(runs_dir) / dataset / experiment
+    return folder / f"seed{seed}" if fold is None else folder / f"seed{seed}_folds" / f"fold{fold}"
+
+
+def fold_runs(run_dir):
+    """The runs of all folds in the folder of a cross-validated seed, finished or not; of any other folder none."""
+    begun = next(Path(run_dir).glob("fold*/config.json"), None)
+    return [Path(run_dir) / f"fold{k}" for k in range(load_config(begun.parent).get("folds", 0))] if begun else []
+
+
+def fingerprint(model):
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters.
+
+    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
+    """
+    ours = {type(part) for part in model.modules() if not type(part).forward.__module__.startswith("torch.")}
+    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
+                for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
+
+
+def data_fingerprints(dataset, split="split"):
+    """Hash the data of a run: sixteen hexadecimal digits for each file.
 
     Parameters
     ----------
     dataset : FeatureDataset or JointDataset
+    split : {"split", "fold"}
+        The column of the tracks that says which clips are tested.
 
     Returns
     -------
     dict of str to str
-        ``tracks.csv``, its genres, splits and artists; ``index.csv``; and each array that is read, pitch-shifted
-        copies included if they are open. Every byte counts: 0.1 s for FMA-small's 131 MB of mel128.
+        ``tracks.csv``, its genres, splits or folds, and artists; ``index.csv``; and each array that
+        is read, pitch-shifted copies included if they are open. Every byte counts, 0.1 s for FMA-small's 131 MB of
+        mel128; later runs on the same dataset do not read the files again.
     """
-    used = dataset.tracks[["genre", "split"]].assign(artist=dataset.artists).sort_index()
+    used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
              for name, table in (("tracks.csv", used), ("index.csv", dataset.tracks["status"]))}
     for part in getattr(dataset, "parts", [dataset]):
         for name in (part.feature, *(copy_name(part.feature, semitones) for semitones in part.copies or ())):
-            with open(part.features_dir / f"{name}.npy", "rb") as file:
-                found[f"{name}.npy"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            if name not in part.hashes:
+                with open(part.features_dir / f"{name}.npy", "rb") as file:
+                    part.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            found[f"{name}.npy"] = part.hashes[name]
     return found
 
 
@@ -87,9 +120,9 @@ def lock(run_dir, write=True):
     Parameters
     ----------
     run_dir : Path
-        Made if it is not there. A finished run is only read, by as many as like.
+        Made if it is not there. A finished run is only read and not locked.
     write : bool
-        Of the processes that share one training, the first writes, and locks for all.
+        True in the first of the processes that share a training: it locks for all of them.
 
     Raises
     ------
@@ -102,14 +135,14 @@ def lock(run_dir, write=True):
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    folder = os.open(run_dir, os.O_RDONLY)      # the folder itself: no file is left behind
+    folder = os.open(run_dir, os.O_RDONLY)      # the folder itself, so no lock file remains
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(folder)
         raise DataError(f"{run_dir} is being trained by another process: wait for it, or stop it") from error
     except OSError:
-        pass                                    # a file system without locks
+        pass                                    # the file system has no locks
     try:
         yield
     finally:
@@ -117,7 +150,7 @@ def lock(run_dir, write=True):
 
 
 def start_run(run_dir, config, write=True):
-    """Make the folder of a run and its config.json, or check that the run begun there is the same one.
+    """Make the folder of a run and its config.json, or check that a run that was started there is the same.
 
     Raises
     ------
@@ -128,7 +161,9 @@ def start_run(run_dir, config, write=True):
     if path.is_file():
         there = load_config(run_dir)
         for part in WATCHED:
-            if part == "data" and part not in there:        # begun before it was noted
+            if part == "data" and part not in there:        # started before data were hashed
+                continue
+            if part == "normalisation" and same_numbers(there.get(part), config[part]):
                 continue
             if there.get(part) != config.get(part):
                 both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
@@ -141,25 +176,42 @@ def start_run(run_dir, config, write=True):
         save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
 
 
+def same_numbers(a, b):
+    """Whether nested dicts and lists hold the same numbers up to rounding: sums differ from processor to processor."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_numbers(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_numbers, a, b))
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return numbers and abs(a - b) <= 1e-6 * max(1.0, abs(a), abs(b))
+
+
 def is_finished(run_dir):
-    """Whether the run went to its end: its probabilities are written last."""
+    """Whether the run is complete: its probabilities are written last."""
     return (run_dir / "probabilities.npz").is_file()
 
 
-def save_state(run_dir, model, optimizer, history, mean=None):
-    """Write what an interrupted run needs to go on after this epoch; `mean` is that of the weights, if there is one."""
-    import torch  # here, as in load_state: who only reads results does without
+def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
+    """Write what an interrupted run needs to continue after this epoch, with the mean of its weights and its scaler."""
+    import torch  # here, as in load_state: reading results needs no torch
 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     if mean:
         state["mean"] = mean.state_dict()
-    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
-    save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+    if scaler and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
+    save_history(run_dir, history)
     save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
 
 
-def load_state(run_dir, model, optimizer, mean=None):
-    """Set model, optimizer and the mean of the weights to the last finished epoch of an interrupted run.
+def save_history(run_dir, history):
+    """Write history.jsonl."""
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+    save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+
+
+def load_state(run_dir, model, optimizer, mean=None, scaler=None):
+    """Set model, optimizer, mean of the weights and scaler to the last saved epoch of an interrupted run.
 
     Returns
     -------
@@ -177,16 +229,18 @@ def load_state(run_dir, model, optimizer, mean=None):
         optimizer.load_state_dict(state["optimizer"])
         if mean:
             mean.load_state_dict(state["mean"])
+        if scaler and scaler.is_enabled():
+            scaler.load_state_dict(state["scaler"])
         return state["history"]
     except Exception as error:      # torch raises half a dozen kinds for a damaged file
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
 
 
-def save_weights(run_dir, model):
-    """Write model.safetensors."""
+def save_weights(run_dir, weights):
+    """Write model.safetensors: a network's ``state_dict()``."""
     from safetensors.torch import save
 
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_whole(run_dir / "model.safetensors", lambda path: path.write_bytes(save(weights)))
 
 
@@ -205,7 +259,10 @@ def load_weights(run_dir, model):
 
 
 def load_history(run_dir):
-    """The epochs of a run, as a list of dict."""
+    """The epochs of a run, as a list of dict; of a cross-validated seed, the means over its folds."""
+    if folds := [load_history(part) for part in fold_runs(run_dir)]:
+        return [{key: type(value)(np.mean([epoch[key] for epoch in epochs])) for key, value in epochs[0].items()}
+                for epochs in zip(*folds, strict=False)]        # as many as the shortest has
     path = Path(run_dir) / "history.jsonl"
     try:
         history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -256,16 +313,20 @@ def save_probabilities(run_dir, dataset, probabilities):
 
 
 def load_probabilities(run_dir, split="test"):
-    """Read what a finished run said of each clip of a split.
+    """Read the predictions of a finished run for each clip of a split.
 
     Returns
     -------
     dict of ndarray
-        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,).
+        ``probabilities`` (clips, classes), ``labels``, ``tracks`` and ``artists`` (clips,), ``genres`` (classes,). Of
+        a cross-validated seed, the clips of all folds.
     """
+    if folds := [load_probabilities(part, split) for part in fold_runs(run_dir)]:
+        return {key: np.concatenate([said[key] for said in folds]) if key != "genres" else folds[0][key]
+                for key in folds[0]}
     path = Path(run_dir) / "probabilities.npz"
     if not path.is_file():
-        raise DataError(f"{path} not found: the run is not finished, the command that began it goes on")
+        raise DataError(f"{path} not found: the run is not finished, continue it with the command that started it")
     try:
         with np.load(path, allow_pickle=False) as saved:
             parts = ("probabilities", "labels", "tracks", "artists")
@@ -281,3 +342,8 @@ def load_probabilities(run_dir, split="test"):
         raise DataError(f"{path} is damaged: delete {run_dir} and train again") from error
 
 
+def known_artists(said):
+    """Artists of what `load_probabilities` gives; None if no artist is known, for intervals over clips."""
+    alone = [artist in (str(track), f"track {track}")           # as `fma.artists_of` writes them
+             for artist, track in zip(said["artists"].tolist(), said["tracks"].tolist(), strict=True)]
+    return None if all(alone) else said["artists"]

@@ -1,8 +1,8 @@
 """One pass over the training clips, step by step.
 
-On a GPU nothing here waits for a result: batches are gathered and altered where the data are, and loss and accuracy
-stay there until the pass is over. A small network's step is then bounded by the launching of its kernels, which
-`StepGraph` does all at once.
+On a GPU no step waits for a result: batches are gathered and augmented on the GPU, and loss and accuracy stay there
+until the end of the pass. The step of a small network is then limited by the launches of its kernels; `StepGraph`
+launches all of them at once.
 """
 
 import math
@@ -11,13 +11,14 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from datasets import JointDataset
 from learning.augmentation import augment
-from learning.devices import autocast, world
+from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies
 
-AHEAD = 4       # batches that the system is told of before they are read, if they come from a disk
+AHEAD = 4       # batches that the system is asked to read in advance, if they come from a disk
 
 
 def learning_rate(step, steps, settings):
@@ -40,8 +41,8 @@ def set_learning_rate(optimizer, rate):
 
 
 def count_steps(clips, batch_size):
-    """Steps of an epoch: a last batch of a single clip goes with the one before it."""
-    return max(1, -(-clips // batch_size) - (clips % batch_size == 1))
+    """Steps of an epoch: a last batch of less than two clips for each process is joined to the one before it."""
+    return max(1, -(-clips // batch_size) - (0 < clips % batch_size < 2 * world()[1]))
 
 
 def batches_of(rows, settings, epoch, device):
@@ -50,11 +51,11 @@ def batches_of(rows, settings, epoch, device):
         settings.seed * 10_007 + epoch))]
     batches = [*order.to(device).split(settings.batch_size)]
     if len(batches) > count_steps(len(rows), settings.batch_size):
-        batches[-2:] = [torch.cat(batches[-2:])]                        # no batch norm of a single clip
+        batches[-2:] = [torch.cat(batches[-2:])]                        # batch norm needs two clips
     return batches
 
 
-def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, graph=None):
+def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, graph=None, scaler=None):
     """One pass over the training clips, in an order that depends on seed and epoch alone.
 
     Parameters
@@ -62,20 +63,23 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, grap
     mean : AveragedModel, optional
         A running mean of the weights, updated after each step.
     graph : StepGraph, optional
-        Takes the steps; it is to be given only to epochs of the same training.
+        Takes the steps; pass one graph to all epochs of a training.
+    scaler : GradScaler, optional
+        Scales the gradients of float16; pass one scaler to all epochs of a training.
 
     Returns
     -------
     loss, accuracy : float
-        Means over the clips, as they were when each was met.
+        Means over the clips, as they were when each was learned.
     """
     rank, size = world()
+    scaler = scaler or gradient_scaler(settings.precision, dataset.device)
     batches = batches_of(dataset.rows["training"], settings, epoch, dataset.device)
     torch.manual_seed((settings.seed * 10_007 + epoch) * 1_009 + rank)  # dropout: a resumed run draws the same
     generator = graph.generator if graph else torch.Generator(dataset.device)
     generator.manual_seed(torch.initial_seed() + 500)                   # so does augmentation
-    step = partial(learn, model, dataset, optimizer, settings, generator)
-    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU: no waiting in the loop
+    step = partial(learn, model, dataset, optimizer, scaler, settings, generator)
+    totals = torch.zeros(2, device=dataset.device)                      # stays on the GPU, so the loop never waits
     model.train()
     for k, batch in enumerate(batches):
         set_learning_rate(optimizer, learning_rate(epoch * len(batches) + k, settings.epochs * len(batches), settings))
@@ -90,27 +94,53 @@ def train_epoch(model, dataset, optimizer, settings, epoch, bar, mean=None, grap
     return tuple((totals / len(dataset.rows["training"])).tolist())
 
 
-def learn(model, dataset, optimizer, settings, generator, rows, count):
+def learn(model, dataset, optimizer, scaler, settings, generator, rows, count):
     """A step on this process's share of a batch of `count` clips: summed loss and correct answers, Tensor (2,)."""
     x, y, targets = training_batch(dataset, rows, settings, generator)
     with autocast(settings.precision, dataset.device):
         logits = model(x).float()
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=settings.label_smoothing)
+        loss = nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
+                                           reduction="sum", label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    (loss * world()[1] / count).backward()                              # processes are averaged: mean over the batch
+    scaler.scale(loss * world()[1] / count).backward()                  # processes are averaged: mean over the batch
     if settings.clip_norm:
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
+    scaler.step(optimizer)                                              # unless a gradient of float16 overflowed
+    scaler.update()
     return torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
 
 
+def averaged(model, decay):
+    """A running mean of a network's weights [1]_, a network itself; None without a decay.
+
+    After n steps the decay is at most (1 + n) / (10 + n), so that short trainings forget their first weights.
+
+    References
+    ----------
+    .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
+       Control and Optimization 30(4), 1992.
+    """
+    def update(means, weights, _):
+        n = int(mean.n_averaged)                # kept on the CPU: no waiting for a GPU
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, n)
+
+    mean = AveragedModel(model, multi_avg_fn=update, use_buffers=True) if decay else None
+    return mean
+
+
+def steps_taken(optimizer):
+    """Steps that Adam has counted: those whose gradients overflowed in float16 are not among them."""
+    return next((int(state["step"]) for state in optimizer.state.values()), 0)
+
+
 def training_batch(dataset, rows, settings, generator):
-    """Clips as they are learned, normalised, with their labels and the targets: the labels, or mixtures of them."""
+    """Augmented and normalised clips, their labels, and the targets: the labels, or mixtures of them (mixup)."""
     if not settings.is_on():
         x, y = dataset.batch(rows)
         return x, y, y
     y = dataset.labels[rows]
-    targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot would wait
+    targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot waits for the GPU
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
     parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
@@ -120,10 +150,10 @@ def training_batch(dataset, rows, settings, generator):
 
 
 class StepGraph:
-    """A training step recorded once as a CUDA graph and then replayed, launched at once instead of kernel by kernel.
+    """A training step recorded once as a CUDA graph and then replayed: one launch instead of one for each kernel.
 
-    The first steps of a training are taken as usual, on a stream of their own: libraries choose kernels and allocate
-    in them, which must not be recorded. So are batches of another size than the recorded one.
+    The first steps of a training run as usual, on their own stream: libraries choose kernels and allocate memory in
+    them, which must not be recorded. Batches of another size than the recorded one run as usual too.
 
     Parameters
     ----------
@@ -137,7 +167,7 @@ class StepGraph:
         self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
 
     def take(self, step, batch):
-        """Take a step on a batch of rows; `step` is that of the first call for ever, but for its arguments."""
+        """Take a step on a batch of rows; what is recorded and replayed is the `step` of the recording call."""
         self.size = self.size or len(batch)
         if self.first > 0:
             self.first -= 1

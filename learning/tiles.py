@@ -46,17 +46,31 @@ def as_map(rows, like):
     return rows.view(batch, bins, frames, -1).permute(0, 3, 1, 2)
 
 
-def tiles(*matrices):
-    """The same places of each matrix, few enough for the cache."""
-    values = VALUES * torch.get_num_threads()
-    places = max(1, values // matrices[0].shape[1] // WIDE) * WIDE
-    return zip(*(rows.split(places) for rows in matrices), strict=True)
+def tiles(*matrices, values=None, rooms=0):
+    """Take the same places of each matrix, few enough for the cache, and matrices to calculate in.
+
+    Parameters
+    ----------
+    *matrices : Tensor, shape (places, ...)
+    values : int, optional
+        Values of a place that are in the cache at a time; by default those of the first matrix.
+    rooms : int
+        Matrices like the first one's tile. They are the same memory for each tile, so they stay in the cache.
+
+    Yields
+    ------
+    list of Tensor
+        A tile of each matrix, then the rooms.
+    """
+    places = max(1, VALUES * torch.get_num_threads() // (values or matrices[0].shape[1]) // WIDE) * WIDE
+    room = [torch.empty_like(matrices[0][:places]) for _ in range(rooms)]
+    for parts in zip(*(rows.split(places) for rows in matrices), strict=True):
+        yield [*parts, *(part[:len(parts[0])] for part in room)]
 
 
-def widen(rows, *per_channel):
-    """How many rows can be taken as one, and values per channel as often."""
-    count = gcd(len(rows), WIDE)
-    return count, *(values.repeat(count) for values in per_channel)
+def widen(places, *per_channel):
+    """Values per channel for as many rows as can be taken as one, where tiles are of so many places together."""
+    return [values.repeat(gcd(places, WIDE)) for values in per_channel]
 
 
 class Sums:
@@ -64,14 +78,11 @@ class Sums:
 
     def __init__(self, rows, places):
         self.guess, self.places = rows.mean(0), places
-        _, self.wide = widen(rows, self.guess)
-        self.total, self.squares, self.room = torch.zeros_like(self.wide), torch.zeros_like(self.wide), rows.new_empty(0)
+        self.wide, = widen(places, self.guess)
+        self.total, self.squares = torch.zeros(2, len(self.wide))
 
-    def add(self, rows):
-        rows = rows.view(-1, len(self.wide))
-        if len(self.room) < len(rows):
-            self.room = torch.empty_like(rows)              # the same for each tile: it stays in the cache
-        centred = torch.sub(rows, self.wide, out=self.room[:len(rows)])
+    def add(self, rows, room):
+        centred = torch.sub(rows.view(-1, len(self.wide)), self.wide, out=room.view(-1, len(self.wide)))
         self.total += centred.sum(0)
         self.squares += centred.square_().sum(0)
 
@@ -92,9 +103,9 @@ class Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):                                    # (batch, channels, bins, frames)
         rows, sums = matrix(x), None
-        for tile, in tiles(rows):
+        for tile, room in tiles(rows, rooms=1):
             sums = sums or Sums(tile, len(rows))
-            sums.add(tile)
+            sums.add(tile, room)
         mean, variance = sums.moments()
         ctx.save_for_backward(x, mean)
         return x.view_as(x), mean, variance
@@ -104,19 +115,12 @@ class Moments(torch.autograd.Function):
     def backward(ctx, dx, dmean, dvariance):
         x, mean = ctx.saved_tensors
         rows = matrix(x)
-        _, factor, offset = widen(rows, *through_moments(mean, dmean, dvariance, len(rows)))
+        factor, offset = widen(len(rows), *through_moments(mean, dmean, dvariance, len(rows)))
         found = torch.empty_like(rows)
         for tile, gradient, out in tiles(rows, matrix(dx), found):
             out = torch.add(gradient.view(-1, len(factor)), offset, out=out.view(-1, len(factor)))
             out.addcmul_(tile.view(-1, len(factor)), factor)
         return as_map(found, x)
-
-
-def highest(values, out):
-    """Maximum of several tensors of the same shape, in place of `out`."""
-    torch.maximum(values[0], values[1], out=out)
-    for other in values[2:]:
-        torch.maximum(out, other, out=out)
 
 
 def give_to_highest(gradient, top, values, gradients):
@@ -140,37 +144,35 @@ class FirstConvolution(torch.autograd.Function):
     def forward(ctx, patches, weights):
         window, out, _ = weights.shape
         found, sums = patches.new_empty(len(patches), out), None
-        for z, tile, top in FirstConvolution.tiles(patches, weights, patches, found):
+        rooms = patches.new_empty(2, 0)
+        for tile, top in tiles(patches, found, values=window * out):
+            if rooms[0].numel() < window * top.numel():
+                rooms = patches.new_empty(2, window * top.numel())
+            z, room = (part[:window * top.numel()].view(window, -1, out) for part in rooms)
             torch.matmul(tile, weights.mT, out=z)
             sums = sums or Sums(z[0], window * len(patches))
-            sums.add(z.view(-1, out))
-            highest(z, top)
+            sums.add(z, room)
+            torch.maximum(z[0], z[1], out=top)
+            for other in z[2:]:
+                torch.maximum(top, other, out=top)
         mean, variance = sums.moments()
         ctx.save_for_backward(patches, weights, found, mean)
         return found, mean, variance
 
     @staticmethod
-    def tiles(patches, weights, *matrices):
-        """Tiles of matrices of as many places, and room for what the convolution makes of them."""
-        window, out, _ = weights.shape
-        places = max(1, VALUES * torch.get_num_threads() // (window * out * WIDE)) * WIDE
-        room = patches.new_empty(window * places * out)
-        for parts in zip(*(rows.split(places) for rows in matrices), strict=True):
-            yield room[:window * len(parts[0]) * out].view(window, -1, out), *parts
-
-    @staticmethod
     @once_differentiable
     def backward(ctx, dtop, dmean, dvariance):
         patches, weights, top, mean = ctx.saved_tensors
-        window = len(weights)
-        _, factor, offset = widen(patches, *through_moments(mean, dmean, dvariance, window * len(patches)))
-        dweights = torch.zeros_like(weights)
-        rooms = [FirstConvolution.tiles(patches, weights, part) for part in (patches, top, dtop)]
-        for (z, tile), (dz, highs), (_, gradient) in zip(*rooms, strict=True):
+        window, out, _ = weights.shape
+        factor, offset = widen(len(patches), *through_moments(mean, dmean, dvariance, window * len(patches)))
+        dweights, rooms = torch.zeros_like(weights), patches.new_empty(2, 0)
+        for tile, highest, gradient in tiles(patches, top, dtop, values=window * out):
+            if rooms[0].numel() < window * highest.numel():
+                rooms = patches.new_empty(2, window * highest.numel())
+            z, dz = (part[:window * highest.numel()].view(window, -1, out) for part in rooms)
             torch.matmul(tile, weights.mT, out=z)
-            give_to_highest(gradient, highs, z, dz)
-            flat = dz.view(-1, len(factor))
-            flat.add_(offset).addcmul_(z.view(flat.shape), factor)
+            give_to_highest(gradient, highest, z, dz)
+            dz.view(-1, len(factor)).add_(offset).addcmul_(z.view(-1, len(factor)), factor)
             dweights.baddbmm_(dz.mT, tile.expand(window, -1, -1))
         return None, dweights
 
@@ -187,13 +189,10 @@ class Projection(torch.autograd.Function):
         ctx.n_maps = n_maps
         ctx.save_for_backward(*arguments)
         outs = None
-        for rows, _, branches in Projection.shares(n_maps, arguments):
+        for rows, branches in Projection.shares(n_maps, arguments):
             beta = int(outs is not None)                    # the first map's share is put there, the others' are added
             outs = outs or [rows.new_empty(len(rows), len(weight)) for _, _, weight in branches]
-            room = None
-            for tile, *targets in tiles(rows, *outs):
-                room = torch.empty_like(tile) if room is None else room     # the same for each tile: it stays in the cache
-                active = room[:len(tile)]
+            for tile, *targets, active in tiles(rows, *outs, rooms=1):
                 for (scale, shift, weight), target in zip(branches, targets, strict=True):
                     torch.addcmul(shift, tile.view(-1, len(scale)), scale, out=active.view(-1, len(scale))).relu_()
                     torch.addmm(target, active, weight.t(), beta=beta, out=target)
@@ -203,36 +202,33 @@ class Projection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads):
         dxs, found = [], []
-        for rows, count, branches in Projection.shares(ctx.n_maps, ctx.saved_tensors):
+        for rows, branches in Projection.shares(ctx.n_maps, ctx.saved_tensors):
             dx, sums = torch.empty_like(rows), [[torch.zeros_like(part) for part in branch] for branch in branches]
-            rooms = None
-            for tile, *parts in tiles(rows, dx, *grads):
-                rooms = torch.empty(2, *tile.shape) if rooms is None else rooms
-                Projection.backward_of_tile(branches, sums, rooms[:, :len(tile)], tile, *parts)
+            for tile, target, *dys, active, dactive in tiles(rows, dx, *grads, rooms=2):
+                Projection.backward_of_tile(branches, sums, tile, target, dys, active, dactive)
             dxs.append(as_map(dx, ctx.saved_tensors[0]))
-            for dscale, dshift, dweight in sums:
-                found += [dscale.view(count, -1).sum(0), dshift.view(count, -1).sum(0), dweight]
+            for *affine, dweight in sums:
+                found += [*(part.view(-1, rows.shape[1]).sum(0) for part in affine), dweight]
         return None, *dxs, *found
 
     @staticmethod
     def shares(n_maps, arguments):
-        """Of each map the matrix, the rows of it that are taken as one, and the branches."""
+        """Of each map the matrix, and the branches with scale and shift for as many rows as are taken as one."""
         each = (len(arguments) - n_maps) // n_maps
         for k, x in enumerate(arguments[:n_maps]):
             parts = arguments[n_maps + k * each:n_maps + (k + 1) * each]
             rows = matrix(x)
-            count, *affine = widen(rows, *parts[::3], *parts[1::3])
-            yield rows, count, list(zip(affine[:each // 3], affine[each // 3:], parts[2::3], strict=True))
+            affine = widen(len(rows), *parts[::3], *parts[1::3])
+            yield rows, list(zip(affine[:each // 3], affine[each // 3:], parts[2::3], strict=True))
 
     @staticmethod
-    def backward_of_tile(branches, sums, rooms, x, dx, *grads):
+    def backward_of_tile(branches, sums, x, dx, dys, active, dactive):
         """Write the gradient of a tile, and add its part to the sums over all places."""
-        active, dactive = rooms
         a, d, x, dx = (part.view(-1, len(branches[0][0])) for part in (active, dactive, x, dx))
         for k, ((scale, shift, weight), (dscale, dshift, dweight)) in enumerate(zip(branches, sums, strict=True)):
             torch.addcmul(shift, x, scale, out=a).relu_()
-            torch.addmm(dweight, grads[k].t(), active, out=dweight)
-            torch.mm(grads[k], weight, out=dactive)
+            dweight.addmm_(dys[k].t(), active)
+            torch.mm(dys[k], weight, out=dactive)
             torch.ops.aten.threshold_backward.grad_input(d, a, 0, grad_input=d)
             dx.addcmul_(d, scale) if k else torch.mul(d, scale, out=dx)
             dshift += d.sum(0)
@@ -246,7 +242,7 @@ class Activation(torch.autograd.Function):
     def forward(ctx, x, scale, shift):
         ctx.save_for_backward(x, scale, shift)
         rows = matrix(x)
-        _, scale, shift = widen(rows, scale, shift)
+        scale, shift = widen(len(rows), scale, shift)
         found = torch.empty_like(rows)
         for tile, out in tiles(rows, found):
             torch.addcmul(shift, tile.view(-1, len(scale)), scale, out=out.view(-1, len(scale))).relu_()
@@ -257,18 +253,17 @@ class Activation(torch.autograd.Function):
     def backward(ctx, dy):
         x, *affine = ctx.saved_tensors
         rows = matrix(x)
-        count, scale, shift = widen(rows, *affine)
+        scale, shift = widen(len(rows), *affine)
         dscale, dshift = torch.zeros(2, len(scale))
-        found, room = torch.empty_like(rows), None
-        for parts in tiles(rows, matrix(dy), found):
-            tile, dy, out = (part.view(-1, len(scale)) for part in parts)
-            room = torch.empty_like(tile) if room is None else room     # the same for each tile: it stays in the cache
-            d = torch.addcmul(shift, tile, scale, out=room[:len(tile)])
+        found = torch.empty_like(rows)
+        for parts in tiles(rows, matrix(dy), found, rooms=1):
+            tile, dy, out, d = (part.view(-1, len(scale)) for part in parts)
+            torch.addcmul(shift, tile, scale, out=d)
             torch.ops.aten.threshold_backward.grad_input(dy, d, 0, grad_input=d)
             torch.mul(d, scale, out=out)
             dshift += d.sum(0)
             dscale += d.mul_(tile).sum(0)
-        return as_map(found, x), *(part.view(count, -1).sum(0) for part in (dscale, dshift))
+        return as_map(found, x), *(part.view(-1, rows.shape[1]).sum(0) for part in (dscale, dshift))
 
 
 def scale_and_shift(norm, mean, variance, count, sign=1):

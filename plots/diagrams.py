@@ -1,4 +1,4 @@
-"""Drawings of the architectures, as boxes and arrows and as the shapes of what passes through them."""
+"""Drawings of the architectures, as boxes and arrows and as the shapes of their activations."""
 
 import numpy as np
 
@@ -50,7 +50,7 @@ DRAWINGS = {
 
 @styled
 def plot_diagram(name):
-    """Boxes and arrows of an architecture or of one of its blocks.
+    """Block diagram of an architecture or of one of its blocks.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def plot_diagram(name):
     drawn = {key: axes.text(column, row, text, ha="center", va="center", fontsize=9, zorder=3, in_layout=False, bbox={
         "boxstyle": "round,pad=0.35", "facecolor": FILLS[kind], "edgecolor": PLAIN, "linewidth": 0.8})
         for key, (column, row, kind, text) in boxes.items()}
-    figure.draw_without_rendering()                         # only now are the boxes as large as their text
+    figure.draw_without_rendering()                         # the boxes get the size of their text here
     for arrow in arrows.split(", "):
         start, end = arrow.split()
         axes.annotate("", boxes[end][:2], boxes[start][:2], zorder=4, arrowprops={
@@ -81,12 +81,12 @@ def plot_diagram(name):
 
 @styled
 def plot_shapes(rows, n_bins, n_frames):
-    """What is left of a clip after each pool, drawn to scale, and the values that reach the dense layers.
+    """Shapes of the activations after each pool, drawn to scale, and sizes of the dense layers.
 
     Parameters
     ----------
     rows : list of tuple
-        From `cnn_models.layer_table`: of networks whose layers follow one another.
+        From `cnn_models.layer_table`, of a sequential network.
     n_bins, n_frames : int
         Size of the clip.
     """
@@ -97,7 +97,7 @@ def plot_shapes(rows, n_bins, n_frames):
     figure, axes = new_figure(9.0, 2.9)
     left, gap = 0.0, 0.16 * n_frames
     for name, (channels, bins, frames) in pictures:
-        layers = int(np.clip(np.log2(channels), 0, 8))          # one sheet for each doubling of the channels
+        layers = int(np.clip(np.log2(channels), 0, 8))          # one sheet per doubling of the channels
         for sheet in reversed(range(layers + 1)):
             offset = 0.012 * sheet
             axes.add_patch(Rectangle((left + offset * n_frames, (n_bins - bins) / 2 + offset * 2 * n_bins),

@@ -1,19 +1,23 @@
-"""Pictures of sound: waveforms, features, and what a network sees of them, in the style of plots/style.py."""
-
+"""Figures of sound: waveforms, features, and what a network sees of them."""
 
 import numpy as np
 
 from plots.style import DASHES, RUNS, genre_colours, new_figure, styled
 
 
-@styled
-def plot_waveform(y, sample_rate):
-    """Amplitude of a clip over time, its least and greatest value in each of 1,500 pieces."""
-    figure, axes = new_figure(7.6, 1.8)
+def _draw_waveform(axes, y, sample_rate, colour):
+    """The minimum and maximum of each of 1,500 pieces of a clip."""
     pieces = np.array_split(np.asarray(y), min(1500, len(y)))
     seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
-    axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces], color=RUNS[0], linewidth=0)
-    axes.set(xlabel="time (s)", ylabel="amplitude", xlim=(0, seconds[-1]), ylim=(-1.05, 1.05))
+    axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces], color=colour, linewidth=0)
+
+
+@styled
+def plot_waveform(y, sample_rate):
+    """Amplitude of a clip over time."""
+    figure, axes = new_figure(7.6, 1.8)
+    _draw_waveform(axes, y, sample_rate, RUNS[0])
+    axes.set(xlabel="time (s)", ylabel="amplitude", xlim=(0, len(y) / sample_rate), ylim=(-1.05, 1.05))
     return figure
 
 
@@ -29,10 +33,7 @@ def plot_waveforms(clips):
     figure, panels = new_figure(7.6, 0.72 * len(clips) + 0.6, rows=len(clips))
     longest = max(len(y) / sample_rate for y, sample_rate in clips.values())
     for axes, (genre, (y, sample_rate)) in zip(np.atleast_1d(panels), clips.items(), strict=True):
-        pieces = np.array_split(np.asarray(y), min(1500, len(y)))
-        seconds = np.linspace(0, len(y) / sample_rate, len(pieces))
-        axes.fill_between(seconds, [p.min() for p in pieces], [p.max() for p in pieces],
-                          color=genre_colours([genre])[genre], linewidth=0)
+        _draw_waveform(axes, y, sample_rate, genre_colours([genre])[genre])
         axes.set(xlim=(0, longest), ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
         axes.set_ylabel(genre, rotation=0, ha="right", va="center", labelpad=4)
     axes.set_xlabel("time (s); amplitude from −1 to 1")
@@ -41,18 +42,18 @@ def plot_waveforms(clips):
 
 @styled
 def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
-    """All features of one clip, in two columns over one axis of time.
+    """All features of one clip, in two columns with a common time axis.
 
     Parameters
     ----------
     features : dict of str to array, (bins, frames)
-        As `transforms.extract` gives them; with the six of the study, chroma stands on the right.
+        As `transforms.extract` gives them. With the study's six, chroma features are in the right column.
     sample_rate, hop_length : see `plot_feature`
     title : str, optional
     """
     left = [name for name in features if not name.startswith("chroma")]
     right = [name for name in features if name.startswith("chroma")]
-    if len(left) != len(right):                     # not the study's six: as they come
+    if len(left) != len(right):                     # not the study's six: in the order given
         left, right = list(features)[::2], list(features)[1::2]
     figure, panels = new_figure(7.6, 2.3 * len(left) + (0.3 if title else 0), columns=2, rows=len(left))
     panels = np.reshape(panels, (-1, 2))
@@ -70,23 +71,23 @@ def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
 
 @styled
 def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
-    """Average spectrum of each genre, a line each.
+    """Average spectrum of each genre, one line each.
 
     Parameters
     ----------
     spectra : dict of str to array, (bins,)
         Genre to its mean over clips and time.
     feature : str
-        Decides on the axis of frequency, as in `plot_feature`.
+        Determines the frequency axis, as in `plot_feature`.
     sample_rate : float, Hz
     unit : str, optional
-        By default that of the feature.
+        By default the unit of the feature.
     """
     figure, axes = new_figure(7.6, 3.4)
     n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
     for k, (genre, values) in enumerate(spectra.items()):
         axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=genre)
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
@@ -96,12 +97,12 @@ def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
 
 @styled
 def plot_values(groups):
-    """Histograms of values, beside each other.
+    """Histograms, side by side.
 
     Parameters
     ----------
     groups : dict of str to ndarray
-        Name of the unit, which labels the axis, to values of any shape.
+        Unit (the axis label) to values of any shape.
     """
     figure, panels = new_figure(7.6, 2.4, columns=len(groups))
     for axes, (unit, values) in zip(np.atleast_1d(panels), groups.items(), strict=True):
@@ -118,7 +119,7 @@ def plot_normalisation(mean, std, feature, sample_rate=22050):
     bins = np.arange(len(mean))
     axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
     axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, len(mean), sample_rate)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
@@ -128,7 +129,7 @@ def plot_normalisation(mean, std, feature, sample_rate=22050):
 
 @styled
 def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
-    """What networks see of a clip, drawn to scale on it.
+    """The windows of several networks on a clip, drawn to scale.
 
     Parameters
     ----------
@@ -136,14 +137,14 @@ def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
     feature : str
     windows : dict of str to list of tuple
         Name of a network to (bins, frames) of the window of its first convolution, drawn filled, and of the
-        part of the clip that reaches one value of a later layer, dashed.
+        receptive field of a later layer, dashed.
     frame_seconds : float
     """
     from matplotlib.patches import Rectangle
 
     figure, panels = new_figure(9.0, 2.9, columns=len(windows))
     bins, frames = values.shape
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, bins, 1024 / frame_seconds)
     for axes, (name, ((height, width), (tall, wide))) in zip(np.atleast_1d(panels), windows.items(), strict=True):
         axes.imshow(values, origin="lower", aspect="auto", cmap="Greys",
@@ -161,33 +162,41 @@ def plot_windows(values, feature, windows, frame_seconds=1024 / 22050):
     return figure
 
 
+def _kind(feature):
+    """Which axis of frequency a feature has; variants of another range than the study's are counted in bins."""
+    if feature.startswith(("mel84", "cqt128")):
+        return "other"
+    kinds = {"cqt": "cqt", "logstft84": "cqt", "chroma": "chroma", "mel": "mel", "mfcc": "mfcc"}
+    return next((kind for start, kind in kinds.items() if feature.startswith(start)), "other")
+
+
 def _unit(kind):
-    """What the values of a feature stand for, by its kind."""
+    """Unit of a feature's values, by its kind."""
     return {"cqt": "magnitude (dB)", "mel": "power (dB)", "chroma": "relative energy"}.get(kind, "value")
 
 
 @styled
 def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
-    """One clip's feature as an image, its axes in musical or physical units.
+    """One clip's feature as an image, with axes in musical or physical units.
 
     Parameters
     ----------
     values : array, (bins, frames)
     feature : str
-        Decides on the axis of frequency: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
+        Determines the frequency axis: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
         class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
         "mfcc..." by coefficient from 0; anything else by bin.
     sample_rate : float, Hz
     hop_length : float, samples from one frame to the next
     unit : str, optional
-        What the colours stand for. By default dB for cqt and mel; one with "dB" in it shows the upper 80 dB.
+        Unit of the colour bar, by default dB for cqt and mel. With "dB" in it, the upper 80 dB are shown.
     axes : matplotlib.axes.Axes, optional
-        To draw into, beside others; by default a figure of its own.
+        Axes to draw into; by default a new figure.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
-    kind = next((k for k in ("cqt", "chroma", "mel", "mfcc") if feature.startswith(k)), "other")
+    kind = _kind(feature)
     if unit is None:
         unit = _unit(kind)
     limits = {"vmin": values.min(), "vmax": values.max()}
@@ -195,7 +204,7 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
         limits["vmin"] = max(values.min(), values.max() - 80)
     elif kind == "chroma":
         limits = {"vmin": 0, "vmax": max(1, values.max())}
-    elif kind == "mfcc":  # around zero; loudness and tilt (0 and 1) are off any scale that shows the rest
+    elif kind == "mfcc":  # around zero; a scale that fits coefficients 0 and 1 would hide the rest
         spread = np.percentile(np.abs(values[1:] if len(values) > 1 else values), 94)
         limits = {"vmin": -spread, "vmax": spread, "cmap": "RdBu_r"}
     if axes is None:
@@ -216,14 +225,15 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
 
 @styled
 def plot_relevance(values, maps, feature, sample_rate=22050, hop_length=1024):
-    """What of a clip spoke for a genre and what against it, in colour over the clip's feature in grey.
+    """Relevance for and against a genre, in colour over the clip's feature in grey.
 
     Parameters
     ----------
     values : array, (bins, frames)
-        The feature, drawn alone on top.
+        The feature, also drawn alone on top.
     maps : dict of str to array, (bins, frames)
-        Title to the relevance of each value: above zero for, below against; as `explain.integrated_gradients`.
+        Title to the relevance of each value, positive for and negative against the genre, as
+        `explain.integrated_gradients` gives it.
     feature, sample_rate, hop_length : see `plot_feature`
     """
     figure, panels = new_figure(7.6, 2.2 * (1 + len(maps)), rows=1 + len(maps))
@@ -251,7 +261,7 @@ def plot_relevance(values, maps, feature, sample_rate=22050, hop_length=1024):
 
 
 def _frequency_ticks(kind, n_bins, sample_rate):
-    """Places (bins), names and the label of a feature's vertical axis."""
+    """Positions (bins) and names of the ticks, and the label, of a feature's frequency axis."""
     if kind == "cqt":
         places = np.arange(0, n_bins, 12)
         return places, [f"C{1 + place // 12}" for place in places], "note"
@@ -269,14 +279,14 @@ def _frequency_ticks(kind, n_bins, sample_rate):
 
 @styled
 def plot_grid(clips, feature):
-    """Spectrograms in a row, on one scale of colours.
+    """Spectrograms in a row, with a common colour scale.
 
     Parameters
     ----------
     clips : dict of str to Tensor or ndarray, shape (1, bins, frames)
-        Title to clip; the axes count its frames.
+        Title to clip.
     feature : str
-        Named on the axis of frequency.
+        Shown on the frequency axis.
     """
     images = {title: np.asarray(clip)[0] for title, clip in clips.items()}
     figure, panels = new_figure(7.6, 2.2, columns=len(images))

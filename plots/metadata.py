@@ -1,14 +1,14 @@
-"""Pictures of a collection's metadata: its genres, splits, artists, years and plays, in the style of plots/style.py."""
+"""Figures of a collection's metadata: genres, splits, artists, years and plays."""
 
 import numpy as np
 
 from fma import SPLITS, artists_of, effective_number
-from plots.style import PLAIN, RUNS, genre_colours, new_figure, no_axis_line, styled
+from plots.style import PLAIN, RUNS, genre_colours, new_figure, new_rows, no_axis_line, styled
 
 
 @styled
 def plot_splits(tracks):
-    """Tracks of each genre, and the artists they are by, in the three splits: training pale, test full.
+    """Tracks and artists of each genre in the three splits, the shade from training (pale) to test (full).
 
     Parameters
     ----------
@@ -39,42 +39,38 @@ def plot_splits(tracks):
 
 @styled
 def plot_artist_shares(tracks):
-    """Each genre's tracks, a block for each artist, the most frequent first.
+    """Shares of the artists in each genre's tracks, the most frequent first.
 
     Parameters
     ----------
     tracks : DataFrame
-        From `fma.load_tracks`; of one split, say.
+        From `fma.load_tracks`, all or those of one split.
     """
     tracks = tracks.assign(key=artists_of(tracks))
     names = tracks.drop_duplicates("key").set_index("key").get("artist", {})
     genres = sorted(tracks["genre"].dropna().unique())
-    figure, axes = new_figure(7.6, 0.38 * len(genres) + 1.0)
-    right = axes.get_yaxis_transform()
+    figure, axes, write = new_rows(genres, "share of the genre's tracks (%), a block for each artist", 7.6, 0.38)
+    axes.set_xlim(0, 100)
     for row, (genre, colour) in enumerate(genre_colours(genres).items()):
         keys = tracks.loc[tracks["genre"] == genre, "key"]
         shares = 100 * keys.value_counts(normalize=True)
         axes.barh(row, shares, left=shares.cumsum() - shares, height=0.7, color=colour, edgecolor="white",
                   linewidth=0.7)
         name = str(names.get(shares.index[0], ""))
-        if 1.5 * len(name) + 1 < shares.iloc[0]:        # it fits into its block
+        if 1.5 * len(name) + 1 < shares.iloc[0]:        # the name fits into the bar
             red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 150 else PLAIN
             axes.text(1, row, name, va="center", fontsize=8.5, color=ink)
-        for place, number in ((1.1, len(shares)), (1.23, f"{effective_number(keys):.1f}")):
-            axes.text(place, row, number, transform=right, va="center", ha="right")
-    for place, title in ((1.1, "artists"), (1.23, "effective")):
-        axes.text(place, -0.6, title, transform=right, va="bottom", ha="right", fontsize=9)
-    axes.set_yticks(range(len(genres)), genres)
-    axes.set(xlabel="share of the genre's tracks (%), a block for each artist", xlim=(0, 100),
-             ylim=(len(genres) - 0.4, -0.6))
-    no_axis_line(axes, "y")
+        write(row, len(shares), 1.06)
+        write(row, f"{effective_number(keys):.1f}", 1.19)
+    write(-0.85, "artists")
+    write(-0.85, "effective", 1.14)
     return figure
 
 
 @styled
 def plot_years_and_plays(tracks):
-    """Tracks by the year their album came out, and how often each genre's were played.
+    """Number of tracks by year of release, and plays by genre.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Players and buttons of a notebook: hear a clip, upload one."""
+"""Audio players and upload buttons for notebooks."""
 
 import io
 import os
@@ -8,17 +8,17 @@ from fma import audio_path
 
 
 def player(y, sample_rate, data_dir, seconds=8):
-    """A player for the first seconds of a clip, compressed; the last line of a notebook cell.
+    """An audio player for the first seconds of a clip, as MP3; use it as the last line of a notebook cell.
 
-    Others' music may not be published with a notebook: with the environment variable PUBLISH set, only the
-    synthetic demo corpus can be heard, and a line of text stands for the player.
+    Notebooks are published without other people's music: if the environment variable PUBLISH is set, only clips of
+    the synthetic demo corpus get a player, others a line of text.
 
     Parameters
     ----------
     y : ndarray, shape (samples,)
     sample_rate : int
     data_dir : path-like
-        Where the clip is from.
+        The data folder of the clip.
     seconds : float
     """
     from IPython.display import HTML, Audio
@@ -35,7 +35,7 @@ def player(y, sample_rate, data_dir, seconds=8):
 
 
 def listen(data_dir, track_id, subset="small", seconds=8):
-    """A player for the first seconds of a track, or a line of text where it may not be published or is not there."""
+    """A player for the first seconds of a track, or a line of text if it must not be published or does not exist."""
     from IPython.display import HTML
 
     from audio.transforms import Undecodable, read_audio
@@ -43,23 +43,23 @@ def listen(data_dir, track_id, subset="small", seconds=8):
     try:
         return player(*read_audio(audio_path(data_dir, track_id, subset), seconds), data_dir, seconds)
     except Undecodable:
-        return HTML(f"<em>No sound of track {track_id} is at hand.</em>")
+        return HTML(f"<em>There is no audio of track {track_id}.</em>")
 
 
 def upload_button(answer):
-    """A button that takes an audio file, and below it what is said of the file; the last line of a notebook cell.
+    """An upload button for an audio file, with the output for the file below; the last line of a notebook cell.
 
-    With the environment variable PUBLISH set there is nobody to press it, and a line of text stands for it.
+    If the environment variable PUBLISH is set, a line of text replaces it.
 
     Parameters
     ----------
     answer : callable
-        Given the path of the uploaded file, displays something. The file is gone with the kernel.
+        Called with the path of the uploaded file; may display something. The file is deleted with the kernel.
     """
     from IPython.display import HTML
 
     if os.environ.get("PUBLISH"):
-        return HTML("<em>Run this notebook for a button here that takes a file of yours.</em>")
+        return HTML("<em>Run this notebook to upload a file of your own here.</em>")
     import tempfile
 
     from ipywidgets import FileUpload, Output, VBox

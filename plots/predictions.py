@@ -1,13 +1,13 @@
-"""Pictures of what a network says of music: genre by genre, over time, and how sure against how right."""
+"""Figures of predictions: probabilities by genre, over time, and calibration."""
 
 import numpy as np
 
-from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, no_axis_line, styled
+from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, new_rows, styled
 
 
 @styled
 def plot_probabilities(probabilities, title=None):
-    """A bar for each genre.
+    """Probability of each genre, as bars.
 
     Parameters
     ----------
@@ -16,28 +16,26 @@ def plot_probabilities(probabilities, title=None):
     title : str, optional
     """
     genres, colours = list(probabilities), genre_colours(probabilities)
-    figure, axes = new_figure(7.0, 0.3 * len(genres) + 1.0)
+    figure, axes, _ = new_rows(genres, "probability (%)", 7.0, 0.3)
     for place, genre in enumerate(genres):
         axes.barh(place, 100 * probabilities[genre], height=0.62, color=colours[genre])
         axes.text(100 * probabilities[genre] + 1, place, f"{100 * probabilities[genre]:.0f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(genres)), genres)
-    axes.set(xlabel="probability (%)", xlim=(0, 100), ylim=(len(genres) - 0.4, -0.6), title=title or "")
-    no_axis_line(axes, "y")
+    axes.set(xlim=(0, 100), title=title or "")
     return figure
 
 
 @styled
 def plot_course(course, seconds, marks=()):
-    """Probabilities over a track, stacked, a column for each window.
+    """Probabilities over time, as stacked bars, one for each window.
 
     Parameters
     ----------
     course : list of dict
         As in `predict.answer`: ``start`` in seconds, ``probabilities`` by genre.
     seconds : float
-        Length of the track.
+        Duration of the track.
     marks : sequence of (float, str), optional
-        Names of what begins at a time, in seconds; drawn above.
+        Time in seconds and name of each mark, drawn above.
     """
     figure, axes = new_figure(7.6, 3.0)
     starts = [part["start"] for part in course]
@@ -59,14 +57,14 @@ def plot_course(course, seconds, marks=()):
 
 @styled
 def plot_calibration(probabilities, labels, bins=10):
-    """How often a network is right where it is so sure: on the diagonal, a probability means what it says.
+    """Reliability diagram: accuracy against predicted probability; a calibrated network is on the diagonal.
 
     Parameters
     ----------
     probabilities : array, (clips, classes)
     labels : array of int, (clips,)
     bins : int
-        Of equal width, from 0 to 1; below, how many clips are in each.
+        Number of bins of equal width, from 0 to 1; the number of clips in each is drawn below.
     """
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     sure, right = probabilities.max(1), probabilities.argmax(1) == labels
@@ -75,9 +73,9 @@ def plot_calibration(probabilities, labels, bins=10):
     some = counts > 0
     means = [100 * np.bincount(place, v, bins)[some] / counts[some] for v in (sure, right)]
     figure, (upper, lower) = new_figure(5.4, 4.6, rows=2)
-    upper.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="as sure as right")
-    upper.plot(*means, "o-", color=VALIDATION, label="clips of like sureness")
-    upper.set(ylabel="right (%)", ylim=(0, 100))
+    upper.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="perfect calibration")
+    upper.plot(*means, "o-", color=VALIDATION, label="clips by probability")
+    upper.set(ylabel="accuracy (%)", ylim=(0, 100))
     upper.legend(loc="upper left")
     lower.bar(100 * (np.arange(bins) + 0.5) / bins, counts, 88 / bins, color=FAINT)
     lower.set(xlabel="probability of the likeliest genre (%)", ylabel="clips", xlim=(0, 100))

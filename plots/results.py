@@ -1,25 +1,25 @@
-"""The figures of the whole study: all models side by side, which differences are real, what is hard for all of them."""
+"""Figures of the whole study: all models side by side, significant differences, difficult genres."""
 
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
-from evaluation import format_interval
+from evaluation import format_interval, largest_share
 from learning.runs import load_history, load_probabilities, save_whole
-from plots.runs import plot_confusion, plot_history, plot_intervals, plot_roc
-from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, no_axis_line, styled
+from plots.runs import plot_confusion, plot_history, plot_roc
+from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, styled
+from study.result_files import seed_folders
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
                      "classifiers on statistics"), (RUNS[0], RUNS[2], RUNS[1], RUNS[3], RUNS[7]), strict=True))
-REAL = 0.05     # a difference is called so below this p after Holm's correction
+LEVEL = 0.05    # a difference is significant below this p-value after Holm's correction
 OPEN = {"color": PLAIN, "marker": "D", "markerfacecolor": "none", "markersize": 5, "linestyle": ""}
 
 
 def family(result):
-    """Which of `FAMILIES` a result's model belongs to."""
+    """The one of `FAMILIES` that a result's model belongs to."""
     model, (plain, blocks, recurrent, broadcast, classifier) = result["config"]["model"], FAMILIES
     if result["seeds"][0]["epoch"] is None:
         return classifier
@@ -29,31 +29,21 @@ def family(result):
 
 
 def short_names(results):
-    """Experiment to what tells it from the others: no "baseline", and no feature where there is only one."""
+    """Experiment to its name without "baseline", and without the feature where all have the same."""
     features = {r["config"]["feature"] for r in results if r["seeds"][0]["epoch"] is not None}
     feature = f"{features.pop()}_" if len(features) == 1 else ""
     return {r["experiment"]: r["experiment"].removeprefix("baseline_").removeprefix(feature) for r in results}
 
 
 def by_accuracy(results):
-    """Results with the best on test first: an order for the eye, from which nothing is chosen."""
+    """Results with the highest test accuracy first, an order for display only."""
     if not results:
         raise ValueError("no results to plot")
     return sorted(results, key=lambda r: -r["test"]["accuracy"])
 
 
-def _rows(names, xlabel):
-    """A figure with a line for each name, its axes, and a way to write beside them."""
-    figure, axes = new_figure(8.2, 0.235 * len(names) + 1.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=xlabel, ylim=(len(names) - 0.4, -0.6))
-    no_axis_line(axes, "y")
-    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}   # x 1 is the axes' right end
-    return figure, axes, lambda row, text: axes.text(1.02, row, text, **beside)
-
-
 def _cells(axes, values, columns, rows, vmax):
-    """A picture of a matrix with its names."""
+    """Draw a matrix with the names of its columns and rows."""
     axes.imshow(values, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -63,16 +53,16 @@ def _cells(axes, values, columns, rows, vmax):
 
 @styled
 def plot_forest(results):
-    """Test accuracy of each model with its 95 % interval over artists, coloured by family.
+    """Test accuracy of each model with its 95 % interval over artists, in the colour of its family.
 
     Parameters
     ----------
     results : list of dict
-        As `result_files.load_results` gives them, of one data set. On FMA, for which the original study reports its
-        figures, these are open diamonds.
+        As `result_files.load_results` gives them, of one data set. On FMA, the accuracies reported by the original
+        study are open diamonds.
     """
     order = by_accuracy(results)
-    figure, axes, write = _rows(short_names(order).values(), "test accuracy (%), with its 95 % interval")
+    figure, axes, write = new_rows(short_names(order).values(), "test accuracy (%), with its 95 % interval")
     for row, r in enumerate(order):
         test, colour = r["test"], FAMILIES[family(r)]
         if None not in test["interval"]:
@@ -86,21 +76,22 @@ def plot_forest(results):
             for name, colour in FAMILIES.items() if name in map(family, order)]
     if any(line.get_marker() == "D" for line in axes.lines):
         keys += axes.plot([], [], **OPEN, label="reported by the original")
-    keys.append(axes.axvline(100 / len(test["genres"]), color=PLAIN, linestyle=":", linewidth=1, label="chance"))
+    chance = 100 * largest_share(test["genres"])
+    keys.append(axes.axvline(chance, color=PLAIN, linestyle=":", linewidth=1, label="chance"))
     figure.legend(handles=keys, loc="outside upper center", ncols=3)
     return figure
 
 
 @styled
 def plot_pairs(results, found):
-    """By how many points the model of a column leads that of a row, framed where the difference is real.
+    """Lead of the model of a column over that of a row in points, framed where it is significant.
 
     Parameters
     ----------
     results : list of dict
-        Of the models that were compared.
+        Results of the compared models.
     found : DataFrame
-        All their pairs, as `predictions.compare_predictions` gives them.
+        All their pairs, from `predictions.compare_predictions`.
     """
     names = short_names(by_accuracy(results))
     place, size = {name: k for k, name in enumerate(names)}, len(names)
@@ -112,41 +103,39 @@ def plot_pairs(results, found):
         column, row = sorted((place[a], place[b]))
         points[row, column] = difference if place[a] == column else -difference
         axes.text(column, row, f"{points[row, column]:.1f}", ha="center", va="center", fontsize=7.5, color=PLAIN,
-                  bbox={"facecolor": "none", "edgecolor": REPORTED, "pad": 2.5} if p < REAL else None)
+                  bbox={"facecolor": "none", "edgecolor": REPORTED, "pad": 2.5} if p < LEVEL else None)
     _cells(axes, points, names.values(), names.values(), vmax=max(1, 1.6 * np.nanmax(points)))
     axes.set(xlim=(-0.5, size - 1.5), ylim=(size - 0.5, 0.5))
-    axes.set_title("points by which the column leads the row; framed: real", fontsize=9, loc="left")
+    axes.set_title("points by which the column leads the row; framed: significant", fontsize=9, loc="left")
     return figure
 
 
 @styled
 def plot_differences(names, found, xlabel):
-    """Differences of accuracy with their 95 % intervals over artists, the marks filled where they are real.
+    """Differences of accuracy with their 95 % intervals over artists, filled and starred where significant.
 
     Parameters
     ----------
     names : sequence of str
     found : DataFrame
-        A line for each name, as `predictions.compare_predictions` or `comparisons.contrasts` gives them.
+        A row for each name, from `predictions.compare_predictions` or `comparisons.contrasts`.
     xlabel : str
     """
-    if len(names) != len(found) or not len(found):
-        raise ValueError(f"{len(names)} names for {len(found)} differences: needs as many, and one at least")
-    figure, axes, write = _rows(names, xlabel)
+    figure, axes, write = new_rows(names, xlabel)
     axes.axvline(0, color=PLAIN, linestyle=":", linewidth=1)
     for row, d in enumerate(found.to_dict("records")):
-        real = d["p (Holm)"] < REAL
+        significant = d["p (Holm)"] < LEVEL
         axes.plot([d["low"], d["high"]], [row, row], color=VALIDATION, linewidth=1.2, zorder=1)
-        axes.plot(d["difference"], row, "o", color=VALIDATION, markerfacecolor=None if real else "white")
-        write(row, f"{d['difference']:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{'   real' if real else ''}")
+        axes.plot(d["difference"], row, "o", color=VALIDATION, markerfacecolor=None if significant else "white")
+        write(row, f"{d['difference']:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{' *' if significant else ''}")
     return figure
 
 
 @styled
 def plot_protocols(results):
-    """Where test was watched, three accuracies of each model: of the chosen epoch, its validation, and best on test."""
+    """Accuracy by protocol: validation and test of the chosen epoch, and the best test accuracy, where it is known."""
     order = by_accuracy([r for r in results if r["seeds"][0]["test_max"] is not None])
-    figure, axes, _ = _rows(short_names(order).values(), "accuracy (%)")
+    figure, axes, _ = new_rows(short_names(order).values(), "accuracy (%)")
     look = {"test": {"color": VALIDATION, "marker": "o", "label": "test, epoch chosen on validation"},
             "test_max": OPEN | {"color": REPORTED, "label": "best on test of the saved epochs"},
             "validation": {"color": TRAINING, "marker": "|", "markeredgewidth": 2, "label": "validation"}}
@@ -161,7 +150,7 @@ def plot_protocols(results):
 
 @styled
 def plot_recall(results):
-    """Per cent of each genre's test clips that each model recognises: hardest genre first, best model on top."""
+    """Recall of each genre by each model in per cent: hardest genre first, best model on top."""
     order = by_accuracy(results)
     genres = list(order[0]["test"]["genres"])
     recall = 100 * np.array([[r["test"]["genres"][g]["accuracy"] for g in genres] for r in order], dtype=float)
@@ -171,14 +160,14 @@ def plot_recall(results):
     for (row, column), value in np.ndenumerate(shown):
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
                   color="white" if value > 65 else PLAIN, weight="normal" if row else "bold")
-    axes.axhline(0.5, color="white", linewidth=4)       # below it the models
+    axes.axhline(0.5, color="white", linewidth=4)       # separates the mean from the models
     _cells(axes, shown, np.array(genres)[hardest], ["mean of all", *short_names(order).values()], vmax=100)
     return figure
 
 
 @styled
 def plot_cost(results, costs, xlabel):
-    """Test accuracy against what a model costs (experiment to number), on a logarithmic axis, coloured by family."""
+    """Test accuracy against the cost of a model (experiment to number), on a logarithmic axis."""
     order, names = by_accuracy(results), short_names(results)
     figure, axes = new_figure(8.2, 6.4)
     axes.set(xscale="log", xlabel=xlabel, ylabel="test accuracy (%)")
@@ -187,12 +176,12 @@ def plot_cost(results, costs, xlabel):
         axes.plot(*point, "o", color=FAMILIES[family(r)], markersize=6)
     axes.xaxis.set_major_formatter("{x:,.10g}")
     axes.margins(0.16, 0.1)
-    figure.draw_without_rendering()         # from here on the axes stay where they are
+    figure.draw_without_rendering()         # the axes do not move from here on
     taken, edges = [(x - 7, y - 7, x + 7, y + 7) for x, y in axes.transData.transform(points)], axes.bbox.extents
     for point, r, (left, low, *_) in zip(points, order, taken[:len(points)], strict=True):
         wide = 6.9 * len(names[r["experiment"]])        # pixels
         for far, angle in product(range(14, 200, 7), np.radians([0, 180, 45, -45, 135, -135, 90, -90])):
-            x, y = far * np.cos(angle), far * np.sin(angle)     # of the nearer end, from the point
+            x, y = far * np.cos(angle), far * np.sin(angle)     # offset of the nearer end from the point
             box = (left + 7 + x - wide * (x < -1), low + y - 1, left + 7 + x + wide * (x >= -1), low + y + 15)
             if edges[0] < box[0] and box[2] < edges[2] and all(
                     box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in taken):
@@ -205,10 +194,10 @@ def plot_cost(results, costs, xlabel):
 
 
 def save_figures(result, runs_dir, folder):
-    """Curves, ROC and confusion matrix of an experiment, as PNG files."""
+    """Save learning curves, ROC curves and confusion matrix of an experiment as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     name, genres = result["experiment"], list(result["test"]["genres"])
-    runs = [Path(runs_dir) / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
+    runs = seed_folders(result, runs_dir)
     test = load_probabilities(runs[0])
     for kind, figure in (
         ("history", plot_history([load_history(run) for run in runs], selected=[s["epoch"] for s in result["seeds"]])),
@@ -216,12 +205,3 @@ def save_figures(result, runs_dir, folder):
         ("confusion", plot_confusion(result["test"]["confusion"], genres)),
     ):
         save_whole(folder / f"{name}_{kind}.png", partial(figure.savefig, format="png"))
-
-
-def save_intervals(results, path):
-    """Accuracies of some results with their intervals, as a PNG file."""
-    tests = [r["test"] for r in results]
-    figure = plot_intervals([r["experiment"] for r in results], [t["accuracy"] for t in tests],
-                            [t["interval"] for t in tests], chance=1 / len(tests[0]["genres"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(path, partial(figure.savefig, format="png"))

@@ -1,14 +1,13 @@
-"""The figures of the study, in one style: plotting code that would get in the way of a notebook's lesson.
+"""Figures of single runs: learning curves, ROC curves, confusion matrices, accuracies.
 
-Each function returns a Matplotlib figure. As the last line of a notebook cell it shows itself, once; save it
-with ``figure.savefig("images/roc.png")``. pyplot knows nothing of it, so nothing piles up and no setting of
-the reader's is changed.
+Each function returns a Matplotlib figure. As the last line of a notebook cell it displays itself, once; save it
+with ``figure.savefig("images/roc.png")``. pyplot is not involved, so figures do not pile up and the reader's settings
+stay as they are.
 """
-
 
 import numpy as np
 
-from evaluation import confusion_matrix, format_interval, genre_auc, macro_auc, roc_curve
+from evaluation import format_interval, genre_auc, macro_auc
 from plots.style import (
     DASHES,
     PLAIN,
@@ -18,7 +17,7 @@ from plots.style import (
     VALIDATION,
     genre_colours,
     new_figure,
-    no_axis_line,
+    new_rows,
     styled,
 )
 
@@ -33,15 +32,13 @@ def plot_history(histories, names=None, selected=None):
         One run, or several. One dict per epoch: ``epoch``, ``train_loss``, ``train_accuracy``,
         ``validation_loss``, ``validation_accuracy``; accuracies 0 to 1, losses in nats.
     names : list of str, optional
-        Of the runs, which then differ in colour. By default runs are seeds of one model and look alike.
+        Names of the runs, one colour each. By default the runs are seeds of one model and share their colours.
     selected : list of int, optional
         Epoch chosen in each run; by default the first with the best validation accuracy.
     """
     runs = [histories] if histories and isinstance(histories[0], dict) else list(histories)
     if not runs or not all(runs):
         raise ValueError("no epochs to plot: histories is empty")
-    if any(given is not None and len(given) != len(runs) for given in (names, selected)):
-        raise ValueError(f"names and selected must have one entry for each of {len(runs)} runs")
     figure, panels = new_figure(8.2, 3.4, columns=2)
     for k, run in enumerate(runs):
         epochs = [row["epoch"] for row in run]
@@ -75,7 +72,7 @@ def _history_legend(figure, names):
 
 @styled
 def plot_roc(labels, probabilities, genres):
-    """ROC curve of each genre against all others, the genres easiest to hear first.
+    """ROC curve of each genre against all others, the largest area first.
 
     Parameters
     ----------
@@ -94,30 +91,35 @@ def _draw_roc(axes, labels, probabilities, genres):
     areas = genre_auc(labels, probabilities)
     if len(genres) != len(areas):
         raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
-    scores = np.asarray(probabilities).reshape(-1, len(genres))
-    colours = genre_colours(genres)
-    for rank, k in enumerate(np.argsort(-areas)):  # NaN last
-        if np.isnan(areas[k]):
-            continue
-        false_alarms, hits, _ = roc_curve(np.asarray(labels) == k, scores[:, k])
-        dashes = ("-", (0, (5, 1.5)))[rank % 2]  # neighbours are not told apart by colour alone
-        axes.plot(100 * false_alarms, 100 * hits, color=colours[genres[k]], linestyle=dashes,
-                  label=f"{areas[k]:.2f}  {genres[k]}")
-    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label="0.50  chance")
+    _draw_curves(axes, labels, probabilities, {k: f"{areas[k]:.2f}  {genres[k]}" for k in np.argsort(-areas)}, genres,
+                 chance="0.50  chance")
     axes.set(xlabel="clips of other genres taken for it (%)", ylabel="clips of the genre found (%)",
-             xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
+             xlim=(-1, 101), ylim=(-1, 101))
     axes.legend(title=f"area under the curve\n(mean {macro_auc(labels, probabilities):.3f})",
                 loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
+def _draw_curves(axes, labels, probabilities, names, genres, chance=None):
+    """A ROC curve for each of the names (genre index to entry of the legend), and the diagonal."""
+    from sklearn.metrics import roc_curve
+
+    labels, scores, colours = np.asarray(labels), np.asarray(probabilities), genre_colours(genres)
+    for rank, (k, name) in enumerate(names.items()):
+        if (labels == k).any() and not (labels == k).all():
+            false_alarms, hits, _ = roc_curve(labels == k, scores[:, k])
+            axes.plot(100 * false_alarms, 100 * hits, color=colours[genres[k]], linestyle=DASHES[rank % 3], label=name)
+    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=1, label=chance)
+    axes.set_aspect("equal")
+
+
 @styled
 def plot_confusion(confusion, genres):
-    """Confusion matrix: each true genre's clips in per cent, with counts below.
+    """Confusion matrix: per cent of each true genre, with counts below.
 
     Parameters
     ----------
     confusion : array of int, (classes, classes)
-        Rows true, columns predicted, as `evaluation.confusion_matrix` counts.
+        Rows are true genres, columns predicted ones.
     genres : list of str, (classes,)
     """
     figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
@@ -146,16 +148,18 @@ def _draw_confusion(axes, confusion, genres):
 
 @styled
 def plot_roc_and_confusion(labels, probabilities, genres):
-    """ROC curves and confusion matrix of one run, beside each other; parameters as for `plot_roc`."""
+    """ROC curves and confusion matrix of one run, side by side; parameters as for `plot_roc`."""
+    from sklearn.metrics import confusion_matrix
+
     figure, (left, right) = new_figure(12.6, max(4.6, 0.52 * len(genres) + 1.4), columns=2)
     _draw_roc(left, labels, probabilities, genres)
-    _draw_confusion(right, confusion_matrix(labels, np.argmax(probabilities, 1), len(genres)), genres)
+    _draw_confusion(right, confusion_matrix(labels, np.argmax(probabilities, 1), labels=range(len(genres))), genres)
     return figure
 
 
 @styled
 def plot_intervals(names, means, intervals, chance=None, reported=None):
-    """Accuracies of several models with their intervals, one line each, the first on top.
+    """Accuracies of several models with their intervals, one row each, the first on top.
 
     Parameters
     ----------
@@ -163,37 +167,31 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
     means : list of float, 0 to 1
     intervals : list of (low, high) or None, 0 to 1
     chance : float, optional, 0 to 1
-        Marked by a line.
+        Drawn as a line.
     reported : list of float or None, optional, 0 to 1
-        What was published for each model, if anything.
+        The published accuracy of each model, if there is one.
     """
-    if not len(names) == len(means) == len(intervals) == len(names if reported is None else reported):
-        raise ValueError("names, means, intervals and reported must have one entry per model")
-    figure, axes = new_figure(7.6, 0.36 * len(names) + 1.4)
-    right = axes.get_yaxis_transform()  # x from the left (0) to the right (1) of the axes, y in rows
+    figure, axes, write = new_rows(names, "accuracy (%)", 7.6, 0.36)
     for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
         ends = "" if format_interval(interval) == "–" else format_interval(interval)
         low, high = interval if ends else (mean, mean)
         axes.plot(100 * np.array([low, mean, high]), [row] * 3, "o-", color=VALIDATION, markevery=[1],
                   label=None if row else "measured, 95 % interval")
-        axes.text(1.02, row, f"{100 * mean:.1f}", transform=right, va="center")
-        axes.text(1.1, row, ends, transform=right, va="center", color="#606060", fontsize=9)
+        write(row, f"{100 * mean:.1f}")
+        write(row, ends, 1.1)
     published = [(100 * r, k) for k, r in enumerate(reported or []) if r is not None]
     if published:
         axes.plot(*zip(*published, strict=True), "D", color=REPORTED, markerfacecolor="none", linestyle="",
                   label="reported")
     if chance is not None:
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6))
-    no_axis_line(axes, "y")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 @styled
 def plot_genre_accuracy(summary, chance=None):
-    """Share of each genre's clips that is recognised (recall), with its interval.
+    """Recall of each genre, with its interval.
 
     Parameters
     ----------
@@ -203,25 +201,23 @@ def plot_genre_accuracy(summary, chance=None):
     """
     rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
     colours = genre_colours(rows)
-    figure, axes = new_figure(7.0, 0.4 * len(rows) + 1.0)
-    right = axes.get_yaxis_transform()
+    figure, axes, write = new_rows([f"{genre} ({row['clips']})" for genre, row in rows.items()],
+                                   "clips recognised (%), line: 95 % interval", 7.0, 0.4)
+    axes.set_xlim(0, 100)
     for place, (genre, row) in enumerate(rows.items()):
         axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
         if None not in row["interval"]:
             axes.plot(100 * np.array(row["interval"]), [place, place], color=PLAIN, linewidth=1.2)
-        axes.text(1.02, place, f"{100 * row['accuracy']:.1f}", transform=right, va="center")
+        write(place, f"{100 * row['accuracy']:.1f}")
     if chance is not None:
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
         axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
-    axes.set_yticks(range(len(rows)), [f"{genre} ({row['clips']})" for genre, row in rows.items()])
-    axes.set(xlabel="clips recognised (%), line: 95 % interval", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
-    no_axis_line(axes, "y")
     return figure
 
 
 @styled
 def plot_embedding(points, labels, genres):
-    """Clips as points in a plane, coloured by genre: a t-SNE or PCA of features.
+    """Clips as points in a plane, coloured by genre, from a t-SNE or PCA of features.
 
     Parameters
     ----------
@@ -230,10 +226,8 @@ def plot_embedding(points, labels, genres):
     genres : list of str
     """
     points, labels = np.asarray(points), np.asarray(labels)
-    if points.shape != (len(labels), 2):
-        raise ValueError(f"points of shape {points.shape} do not fit {len(labels)} labels: needs (clips, 2)")
     figure, axes = new_figure(7.0, 4.8)
-    order = np.random.default_rng(0).permutation(len(labels))  # the last genre should not cover the others
+    order = np.random.default_rng(0).permutation(len(labels))  # else the last genre covers the others
     colours = np.array(list(genre_colours(genres).values()))
     size = np.clip(8000 / max(1, len(labels)), 3, 20)
     axes.scatter(*points[order].T, s=size, c=colours[labels[order]], linewidths=0)
@@ -247,7 +241,7 @@ def plot_embedding(points, labels, genres):
 
 @styled
 def plot_panels(labels, scores, genres, kind="roc"):
-    """Several models, a small panel each: what a table of figures hides.
+    """ROC curves or confusion matrices of several models, one small panel each.
 
     Parameters
     ----------
@@ -256,22 +250,22 @@ def plot_panels(labels, scores, genres, kind="roc"):
         Name of a model to its probabilities, or other scores, of one run.
     genres : list of str, (classes,)
     kind : {"roc", "confusion"}
-        ROC curves of each genre against the others with their mean area, or the confusion matrix with its accuracy:
-        the darker, the more of the true genre's clips (row) were given this name (column).
+        ROC curves with their mean area, or the confusion matrix with its accuracy: the darker a cell, the more clips
+        of the true genre (row) were classified as the predicted one (column).
     """
-    if kind not in ("roc", "confusion") or not scores:
-        raise ValueError(f'kind {kind!r} must be "roc" or "confusion", and scores of one model at least')
-    labels, colours = np.asarray(labels), genre_colours(genres)
+    from sklearn.metrics import confusion_matrix
+
     columns = min(4, len(scores))
     rows = -(-len(scores) // columns)
     figure, panels = new_figure(7.6, 1.75 * rows + 0.8, columns, rows)
     panels = np.atleast_1d(panels).ravel()
     for axes, (name, values) in zip(panels, scores.items(), strict=False):
         if kind == "roc":
-            _small_roc(axes, labels, np.asarray(values), colours)
+            _draw_curves(axes, labels, values, dict(enumerate(genres)), genres)
+            axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
             title = f"{macro_auc(labels, values):.3f}"
         else:
-            counts = confusion_matrix(labels, np.asarray(values).argmax(1), len(genres))
+            counts = confusion_matrix(labels, np.asarray(values).argmax(1), labels=range(len(genres)))
             axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             title = f"{100 * np.trace(counts) / counts.sum():.1f} %"
@@ -290,12 +284,3 @@ def plot_panels(labels, scores, genres, kind="roc"):
         figure.supxlabel("predicted, from left: " + ", ".join(genres), fontsize=9)
         figure.supylabel("true, the same from above", fontsize=9)
     return figure
-
-
-def _small_roc(axes, labels, scores, colours):
-    for k, (genre, colour) in enumerate(colours.items()):
-        if (labels == k).any() and not (labels == k).all():
-            false_alarms, hits, _ = roc_curve(labels == k, scores[:, k])
-            axes.plot(100 * false_alarms, 100 * hits, color=colour, linewidth=1, linestyle=DASHES[k % 3], label=genre)
-    axes.plot([0, 100], [0, 100], ":", color=PLAIN, linewidth=0.8)
-    axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100), aspect="equal")

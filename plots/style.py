@@ -1,12 +1,12 @@
-"""One style for all figures: colours of genres and lines, axes, and figures that draw themselves in a notebook."""
+"""One style for all figures: colours of genres and lines, axes, and figures that display themselves in notebooks."""
 
 import colorsys
 import functools
 import io
 import zlib
 
-# One colour for each of FMA's top-level genres. Chosen to be told apart by readers of normal, red-blind and
-# green-blind sight alike, FMA-small's (the first eight) above all, and to be visible as lines on white.
+# One colour for each of FMA's top-level genres, chosen to be distinguishable with normal, red-blind and green-blind
+# vision, above all FMA-small's (the first eight), and to be visible as lines on white.
 COLOURS = {
     "Electronic": "#0860c0", "Experimental": "#101880", "Folk": "#088868", "Hip-Hop": "#e0b010",
     "Instrumental": "#28b0f8", "International": "#781838", "Pop": "#f070b8", "Rock": "#e03808",
@@ -14,7 +14,7 @@ COLOURS = {
     "Soul-RnB": "#a03888", "Spoken": "#909090", "Easy Listening": "#28d890", "Old-Time / Historic": "#482800",
 }
 RUNS = ["#0860c0", "#e03808", "#088868", "#e0b010", "#781838", "#28b0f8", "#f070b8", "#909090"]
-DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))    # in turn, for lines that are hard to tell apart by colour
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))    # in turn, because colours alone are hard to distinguish
 TRAINING, VALIDATION, REPORTED, PLAIN, FAINT = "#8a8a8a", "#0860c0", "#e03808", "#303030", "#b0b0b0"
 STYLE = {
     "figure.dpi": 110, "figure.facecolor": "white", "figure.constrained_layout.use": True,
@@ -27,20 +27,20 @@ STYLE = {
 
 
 def styled(plot):
-    """Draw under STYLE on Matplotlib's defaults, whatever the reader has set, and leave no trace."""
+    """Draw with STYLE on Matplotlib's defaults, independent of the reader's settings and without changing them."""
     @functools.wraps(plot)
     def drawn(*args, **kwargs):
         import matplotlib.style
 
         with matplotlib.style.context(["default", STYLE]):
             figure = plot(*args, **kwargs)
-            figure.draw_without_rendering()  # ticks are made on drawing, in the style of that moment
+            figure.draw_without_rendering()  # ticks are created on drawing, in the current style
         return figure
     return drawn
 
 
 def new_figure(width, height, columns=1, rows=1):
-    """A figure (inches) that draws itself in a notebook without pyplot, and its axes; rows share the x axis."""
+    """A figure (inches) that displays itself in a notebook without pyplot, and its axes; rows share the x axis."""
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
@@ -54,9 +54,19 @@ def new_figure(width, height, columns=1, rows=1):
 
 
 def no_axis_line(axes, axis):
-    """Bars and rows of points stand by themselves: no line, no grid along ``axis``."""
+    """Remove the line and grid of an axis of categories."""
     axes.grid(False, axis=axis)
     axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
+
+
+def new_rows(names, xlabel, width=8.2, height=0.235):
+    """A figure with a row for each name, the first on top; its axes, and a function that writes beside a row."""
+    figure, axes = new_figure(width, height * len(names) + 1.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=xlabel, ylim=(len(names) - 0.4, -0.6))
+    no_axis_line(axes, "y")
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}   # x = 1 is their right end
+    return figure, axes, lambda row, text, x=1.02: axes.text(x, row, text, **beside)
 
 
 def genre_colours(genres):
@@ -65,7 +75,7 @@ def genre_colours(genres):
     Parameters
     ----------
     genres : list of str
-        FMA's top-level genres have colours of their own; any other name gets one made from the name.
+        FMA's top-level genres have fixed colours; for any other name the colour is derived from the name.
 
     Returns
     -------

@@ -1,13 +1,15 @@
-"""Faults for minutes on end: commands killed at random moments, disks that are full or read-only, two at once.
+"""Fault injection: commands killed at random moments, full and read-only disks, two processes on one run.
 
     python soak/faults.py                       # about five minutes on two cores
     python soak/faults.py --rounds 50 --seed 7  # longer, at other moments
 
-Each fault ends with the same command run to its end, and the bytes compared with those of a run that nothing
-disturbed. Prints a table; the exit status is 1 if any outcome differs.
+After each fault the same command is run to its end, and its output is compared byte for byte with that of an
+undisturbed run. Prints a table; the exit status is 1 if any output differs.
 """
 
 import argparse
+import contextlib
+import faulthandler
 import itertools
 import json
 import multiprocessing
@@ -15,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,9 +28,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import pandas as pd  # noqa: E402 - modules and the tests' collections are found above
+import pandas as pd  # noqa: E402 - sys.path is set above
 
 import demo  # noqa: E402
+import features  # noqa: E402
+from audio import cluster  # noqa: E402
+from fma import DataError  # noqa: E402
 from study import result_files, tables  # noqa: E402
 from study.tables import format_table  # noqa: E402
 
@@ -48,7 +54,7 @@ def finish(*line):
 
 
 def contents(folder):
-    """Relative name to bytes of all files but hidden ones; seconds, which no two runs share, are blanked."""
+    """Relative name to bytes of all files that are not hidden, without their seconds, which differ between runs."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -58,7 +64,7 @@ def contents(folder):
 
 
 def kill_and_go_on(line, folder, whole, lasts, kills, rng):
-    """Kill a command at so many random moments; each time that it ends, compare what it left, and begin anew."""
+    """Kill a command at random moments; whenever it finishes first, compare its output and start again."""
     for _ in range(kills):
         while True:
             process = python(*line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -75,7 +81,7 @@ def kill_and_go_on(line, folder, whole, lasts, kills, rng):
 def same_bytes(folder, whole):
     one, other = contents(folder), contents(whole)
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    assert not differ, f"other bytes in {', '.join(differ)}"
+    assert not differ, f"different bytes in {', '.join(differ)}"
 
 
 def timed(*line):
@@ -84,23 +90,72 @@ def timed(*line):
     return time.monotonic() - start
 
 
-# ---- one function for each fault: what was tried, in words -----------------------------------------------------
+# ---- one function for each fault, which returns a description -----------------------------------------------------
 
 
-def features_killed(folder, rounds, rng):
-    """features.py with two processes on 40 clips of the synthetic corpus."""
+def forty_clips(folder):
+    """A data folder with 40 clips of the synthetic corpus."""
     source, data = Path(demo.make(ROOT / "data" / "demo")), folder / "corpus"
     tracks = pd.read_csv(source / "fma_metadata" / "tracks.csv", index_col=0, header=[0, 1])
     chosen = sorted(random.Random(0).sample(list(tracks.index), 40))
     (data / "fma_metadata").mkdir(parents=True)
     tracks.loc[chosen].to_csv(data / "fma_metadata" / "tracks.csv")
     (data / "fma_small").symlink_to(source / "fma_small")
+    return data
+
+
+def features_killed(folder, rounds, rng):
+    """features.py with two processes."""
+    data = forty_clips(folder)
     line = ["features.py", "--data-dir", data, "--workers", 2, "--features", "cqt", "mel_stft", "mfcc",
             "--features-dir"]
     lasts = timed(*line, folder / "whole")
     kill_and_go_on([*line, folder / "killed"], folder / "killed", folder / "whole", lasts, rounds, rng)
-    assert not (folder / "killed" / ".partial").exists(), "something is left"
+    assert not (folder / "killed" / ".partial").exists(), "temporary files are left"
     return f"{rounds} kills of features.py with 2 processes, then to the end"
+
+
+def workers_killed(folder, rounds, rng):
+    """features.py on two Dask workers, of which one or both are killed as a run begins, or within two seconds."""
+    try:
+        import dask
+        from distributed import LocalCluster
+    except ImportError:
+        return None
+    data, tries, early, both, hit = forty_clips(folder), 10 * rounds, 0, 0, 0
+    features.fill_cache(data, ["mel_stft"], features_dir=folder / "whole", workers=1, progress=False)
+    cluster.BATCH = 1
+    settings = {"distributed.deploy.lost-worker-timeout": "1h", "distributed.admin.log-format": "%(message)s"}
+    with dask.config.set(settings), open(os.devnull, "w") as quiet, LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL", local_directory=str(folder)) as local:
+
+        def kill(pids, after):
+            time.sleep(after)
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+        for _ in range(tries):
+            pids = [nanny.pid for nanny in local.workers.values() if nanny.pid]     # also of one that is starting
+            pids = rng.sample(pids, min(len(pids), rng.choice((1, 1, 2))))
+            after = rng.uniform(0, rng.choice((0.5, 2)))
+            killer = threading.Thread(target=kill, args=(pids, after))
+            faulthandler.dump_traceback_later(180, exit=True)       # a run that hangs
+            killer.start()
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                features.fill_cache(data, ["mel_stft"], features_dir=folder / "killed", progress=False,
+                                    scheduler=local.scheduler_address, wait_for_workers=60)
+            hit += not killer.is_alive()
+            killer.join()
+            faulthandler.cancel_dump_traceback_later()
+            early += after < 0.5
+            both += len(pids) > 1
+            same_bytes(folder / "killed", folder / "whole")
+            assert not (folder / "killed" / ".partial").exists(), "something is left"
+            shutil.rmtree(folder / "killed")
+    return (f"{tries} runs of features.py on 2 Dask workers: workers killed before the end of {hit}, in the first half "
+            f"second of {early}, both at once in {both}")
 
 
 def tiny(folder):
@@ -152,9 +207,9 @@ def tables_killed(folder, rounds, rng):
         process.kill()
         process.join()
         if (folder / "README.md").exists():
-            assert (folder / "README.md").read_text().endswith("line 29999\n"), "half a text"
+            assert (folder / "README.md").read_text().endswith("line 29999\n"), "incomplete text"
         if (folder / "tiny" / "table.csv").exists():
-            assert len(pd.read_csv(folder / "tiny" / "table.csv")) == 9999, "half a table"
+            assert len(pd.read_csv(folder / "tiny" / "table.csv")) == 9999, "incomplete table"
     return f"{tries} kills while texts and tables are written"
 
 
@@ -176,11 +231,11 @@ def downloads_killed(folder, rounds, rng):
             process.communicate()
             hit += process.returncode == -9
             for name, content in test_download.content(data).items() if data.exists() else ():
-                assert name.endswith(".part") or content == {**expected, **server.archives}[name], f"half of {name}"
+                assert name.endswith(".part") or content == {**expected, **server.archives}[name], f"incomplete {name}"
         status, said = test_download.fetch(server, data)
         assert status == 0 and test_download.content(data) == expected, said
     server.shutdown()
-    return f"{hit} kills of download_data.sh in {rounds} downloads, each then to the end"
+    return f"{hit} kills of download_data.sh in {rounds} downloads, each then finished"
 
 
 def two_at_once(folder, rounds, rng):
@@ -205,14 +260,14 @@ MOUNTS = ["unshare", "--mount", "sh", "-c"]
 
 
 def can_mount():
-    """Whether this process may mount file systems, in a name space of its own."""
+    """Whether this process may mount file systems in its own namespace."""
     if not shutil.which("unshare"):
         return False
     return subprocess.run([*MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode == 0
 
 
 def disks_full(folder, rounds, rng):
-    """A file system of so many kilobytes, which is then made larger."""
+    """A file system that is full, and then enlarged."""
     if not can_mount():
         return None
     data, sizes = tiny(folder), [100, 600, 1500, 2500, 4000, *(rng.randint(50, 5000) for _ in range(rounds - 5))]
@@ -250,16 +305,17 @@ def disks_read_only(folder, rounds, rng):
     return f"{len(commands)} commands on a read-only disk, each one line and status 2"
 
 
-FAULTS = (downloads_killed, features_killed, training_killed, experiments_killed, tables_killed, two_at_once,
-          disks_full, disks_read_only)
+FAULTS = (downloads_killed, features_killed, workers_killed, training_killed, experiments_killed, tables_killed,
+          two_at_once, disks_full, disks_read_only)
+NEEDS = {workers_killed: "dask.distributed", **dict.fromkeys((disks_full, disks_read_only), "permission to mount")}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Try faults at random moments, and see that nothing is lost.")
+    parser = argparse.ArgumentParser(description="Inject faults at random moments and check that nothing is lost.")
     parser.add_argument("--rounds", type=int, default=8, help="kills of each command (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
     parser.add_argument("--only", nargs="+", choices=[fault.__name__ for fault in FAULTS], metavar="FAULT",
-                        help=f"of {', '.join(fault.__name__ for fault in FAULTS)}")
+                        help=f"one or more of {', '.join(fault.__name__ for fault in FAULTS)}")
     args = parser.parse_args(argv)
     rows, failed = [], False
     for fault in FAULTS:
@@ -269,10 +325,10 @@ def main(argv=None):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 tried = fault(Path(folder), args.rounds, random.Random(args.seed))
-                outcome = "not tried: no permission to mount" if tried is None else "same bytes, nothing half-written"
+                outcome = f"not tried: no {NEEDS[fault]}" if tried is None else "same bytes, no incomplete files"
                 if fault is disks_read_only and tried:
-                    outcome = "said in one line"
-            except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+                    outcome = "one-line error"
+            except (AssertionError, DataError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
                 tried, outcome, failed = "", f"FAILED: {' '.join(str(error).split())}", True
         print(f"{name}: {outcome}", file=sys.stderr, flush=True)
         rows.append([name, tried, outcome, f"{time.monotonic() - start:.0f}"])

@@ -1,9 +1,9 @@
-"""Thousands of broken caches, configs and tables through what reads them: does each give an answer or a `DataError`?
+"""Read thousands of corrupted caches, configs and tables: each is read, or rejected with a `DataError`.
 
     python soak/fuzz_readers.py                 # 20,000 files, some minutes
-    python soak/fuzz_readers.py --first 4711 --files 1          # one of them again, with its traceback
+    python soak/fuzz_readers.py --first 4711 --files 1          # one of them, with its traceback
 
-Exit status 1 if reading one ends in another error, kills the process, or takes more than the limit or `MOST`.
+Exit status 1 if a file causes another error, kills the process, or exceeds the limits of time or memory.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from features import cpu_count  # noqa: E402
 from fma import progress_bar  # noqa: E402
 
 LIMIT = 60      # seconds for one file
-MOST = 2.0      # GB that a process may take for one file, with Python and torch in it
+MOST = 2.0      # GB for a process with one file, including Python and torch
 
 _worker = {}
 
 
 def start(source, folder):
-    """Make a copy of the files, to break them."""
+    """Copy the files that are to be corrupted."""
     import torch
 
     torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def start(source, folder):
 
 
 def try_file(number):
-    """What came of a file, the seconds it took, memory in GB, and the traceback of what should not have been."""
+    """Outcome of a file, seconds, memory in GB, and the traceback of an unexpected error."""
     peak_memory()
     began, wrong = time.perf_counter(), ""
     try:
@@ -51,7 +51,7 @@ def try_file(number):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Broken caches, configs and tables through what reads them.")
+    parser = argparse.ArgumentParser(description="Read corrupted caches, configs and tables.")
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file (default: 0)")
     parser.add_argument("--workers", type=int, default=cpu_count())

@@ -1,14 +1,4 @@
-"""Twelve classifiers on track statistics: what can be had without a network.
-
-    python baselines.py                         # all twelve, on fma_metadata/features.csv where FMA is
-    python baselines.py SVC LDA --data-dir data/emotify --repeats 3
-    python baselines.py --data-dir data/emotify --only mfcc40       # fewer columns, beside all of them
-    python baselines.py SVC --features mel128 vggish                # statistics of features in the cache instead
-
-The statistics are FMA's own where its features.csv is, else those that ``features.py --statistics`` computes.
-Results stand beside the networks' in ``results/<dataset>/baseline_<name>.json``. There is nothing to choose, so
-validation only stands beside the test.
-"""
+"""Twelve classifiers on track statistics, fitted, saved and summarised like the networks."""
 
 import importlib.metadata
 import json
@@ -32,18 +22,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from evaluation import summarise
-from fma import SPLITS, DataError, progress_bar
-from learning.runs import commit, is_finished, load_config, load_probabilities, save_probabilities, save_whole
-from study.result_files import read_result, save_result
+from fma import SPLITS, progress_bar
+from learning.folds import leaking_artists, take_fold
+from learning.runs import (
+    commit,
+    fold_runs,
+    is_finished,
+    load_config,
+    load_probabilities,
+    run_folder,
+    save_probabilities,
+    save_whole,
+)
+from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result, seed_line
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
-    """Quadratic discriminant analysis: a Gaussian for each genre, its covariance shrunk as far as needed [1]_.
+    """Quadratic discriminant analysis with shrunk covariances: one Gaussian for each genre [1]_.
 
-    scikit-learn's default inverts each genre's sample covariance, which has no inverse where a genre has fewer
-    clips than there are columns. Ledoit and Wolf's estimate always has one, has no parameter to choose, and comes
-    near the sample's where clips are many.
+    scikit-learn's default inverts each genre's sample covariance, which is singular where a genre has fewer clips than
+    there are columns. Ledoit and Wolf's estimate is always invertible, has no parameter to choose, and approaches the
+    sample covariance as the number of clips grows.
 
     References
     ----------
@@ -67,16 +66,16 @@ class ShrunkQDA(ClassifierMixin, BaseEstimator):
 
 
 def _scaled(classifier):
-    """The scaler is part of what is fitted, and so sees the training clips alone."""
+    """A classifier behind a scaler, which is fitted with it on the training clips alone."""
     return make_pipeline(StandardScaler(), classifier)
 
 
-# Name to a function of the seed. Settings are scikit-learn's defaults, as in the original study, but for those given.
+# Name to a function of the seed. Other settings are scikit-learn's defaults, as in the original study.
 CLASSIFIERS = {
     "LogisticRegression": lambda seed: _scaled(LogisticRegression(max_iter=2000)),      # 100 may not converge
     "RidgeClassifier": lambda seed: _scaled(RidgeClassifier()),
     "LinearSVC": lambda seed: _scaled(LinearSVC(max_iter=20_000, random_state=seed)),   # 1000 may not converge
-    "SVC": lambda seed: _scaled(SVC(break_ties=True)),      # the highest score is the prediction, on a tie of votes too
+    "SVC": lambda seed: _scaled(SVC(break_ties=True)),      # so that the highest score is always the prediction
     "RandomForest": lambda seed: _scaled(RandomForestClassifier(random_state=seed)),
     "AdaBoost": lambda seed: _scaled(AdaBoostClassifier(random_state=seed)),
     "GaussianNB": lambda seed: _scaled(GaussianNB()),
@@ -87,19 +86,16 @@ CLASSIFIERS = {
     "MLP": lambda seed: _scaled(MLPClassifier(max_iter=2000, random_state=seed)),       # 200 do not converge
 }
 
-# Test accuracy as the original study reports it, in per cent: 518 columns, tracks split at random (an artist may be
-# on both sides), standardised before the split.
+# Test accuracy reported by the original study, in per cent: 518 columns, standardised, then a random split of the
+# tracks, in which an artist may be on both sides.
 REPORTED = {"SVC": 47.8, "RandomForest": 46.2, "LDA": 45.6}
 
 
-# ---------------------------------------------------------------- classifiers
-
-
 def scores_of(model, x):
-    """What a fitted pipeline gives each clip and genre; the highest is its prediction.
+    """Scores of a fitted pipeline for each clip and genre; the highest is its prediction.
 
-    Probabilities where the classifier has them, else its decision function: either ranks the clips of a ROC
-    curve. Gaussians' probabilities round to 0 and 1, and clips would tie: theirs are given as log odds.
+    Probabilities where the classifier has them, else its decision function: either ranks the clips for a ROC
+    curve. Probabilities of Gaussians round to 0 and 1, which would tie many clips, so log odds stand for them.
 
     Parameters
     ----------
@@ -123,7 +119,7 @@ def scores_of(model, x):
 
 
 def fit_seed(name, data, seed, run_dir, config):
-    """Fit a classifier and keep its scores of validation and test, unless they are there of the same data."""
+    """Fit a classifier and save its scores on validation and test, unless they exist for the same data."""
     import torch
 
     if is_finished(run_dir):
@@ -131,7 +127,7 @@ def fit_seed(name, data, seed, run_dir, config):
         if all(there.get(part) == config[part] for part in ("model", "feature_parameters", "training")):
             return
         (run_dir / "probabilities.npz").unlink()
-    model, start = CLASSIFIERS[name](seed), time.process_time()     # not the wall clock: others may share the cores
+    model, start = CLASSIFIERS[name](seed), time.process_time()     # not wall time: other processes may share the cores
     model.fit(*data.part("training"))
     config = {**config, "seconds": round(time.process_time() - start, 3)}
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -140,8 +136,9 @@ def fit_seed(name, data, seed, run_dir, config):
                                        for split in SPLITS[1:]})
 
 
-def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True):
-    """Fit classifiers on the training clips, and write their results.
+def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="results", runs_dir="runs", progress=True,
+                  folds=False):
+    """Fit classifiers on the training clips and write their results.
 
     Parameters
     ----------
@@ -149,87 +146,80 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     names : sequence of str
         Keys of `CLASSIFIERS`.
     repeats : int, optional
-        Seeds 0, 1, ... of those that draw random numbers; the others are fitted once. By default as many as the
-        result there has, else one.
+        Number of seeds of classifiers that draw random numbers; the others are fitted once. By default as many as
+        the existing result has, else one.
     results_dir, runs_dir : path-like
-        ``<results_dir>/<dataset>/baseline_<name>.json`` is what a table needs;
-        ``<runs_dir>/<dataset>/baseline_<name>/seed<k>/`` keeps each clip's scores. What is there of the same
-        classifier, columns and values is not fitted again. With fewer columns, ``_<only>`` follows the name.
+        ``<results_dir>/<dataset>/baseline_<name>.json`` is for the tables,
+        ``<runs_dir>/<dataset>/baseline_<name>/seed<k>/`` holds each clip's scores. A run of the same classifier,
+        columns and values is not repeated. With fewer columns, ``_<only>`` is appended to the name.
     progress : bool
+    folds : bool
+        Cross-validate by artist (learning/folds.py), with one classifier per seed and fold.
 
     Returns
     -------
     results : dict of str to dict
-        Name to result, laid out as `result_files.summarise_runs` does.
+        Name to result, as `result_files.make_result` gives it.
     runs : dict of str to list of Path
         Name to its runs, for `runs.load_probabilities`.
     """
     versions = {"python": platform.python_version(),
                 **{lib: importlib.metadata.version(lib) for lib in ("numpy", "scipy", "scikit-learn")}}
     common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
-              "feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()}, "versions": versions,
-              "commit": commit()}
-    seeds = {name: range(_count_seeds(name, _result_path(results_dir, data, name), repeats)) for name in names}
-    runs = {}
-    for name in progress_bar(names, unit="classifier", delay=2, show=progress):      # none where all is there already
-        folder = Path(runs_dir) / data.name / f"baseline_{name}{data.suffix}"
-        runs[name] = [folder / f"seed{seed}" for seed in seeds[name]]
-        for seed, run_dir in zip(seeds[name], runs[name], strict=True):
-            model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
-            fit_seed(name, data, seed, run_dir, {**common, "model": model, "training": {"seed": seed}})
+              "versions": versions, "commit": commit()}
+    paths = {name: Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json" for name in names}
+    seeds = {name: range(_count_seeds(name, paths[name], repeats, folds)) for name in names}
+    count, runs = take_fold(data, 0) if folds else 1, {name: [] for name in names}
+    for fold in range(count) if folds else [None]:
+        config = common | ({"fold": fold, "folds": take_fold(data, fold)} if folds else {})
+        config |= {"feature_parameters": {"columns": len(data.columns), "sha256": data.fingerprint()},
+                   "leaks": leaking_artists(data, ["test"])}
+        for name in progress_bar(names, unit="classifier", delay=2, show=progress):  # no bar if all exist
+            for seed in seeds[name]:
+                run_dir = run_folder(runs_dir, data.name, paths[name].stem, seed, fold)
+                model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
+                fit_seed(name, data, seed, run_dir, {**config, "model": model, "training": {"seed": seed}})
+                runs[name] += [run_dir.parent if folds else run_dir] * (not fold)
     results = {name: _summarise(name, paths, data.suffix) for name, paths in runs.items()}
     for name, result in results.items():
-        save_result(_result_path(results_dir, data, name), result, [load_probabilities(run) for run in runs[name]])
+        save_result(paths[name], result, [load_probabilities(run) for run in runs[name]])
     return results, runs
 
 
-def _result_path(results_dir, data, name):
-    return Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json"
-
-
-def _count_seeds(name, path, repeats):
-    """How many seeds to fit: a result of more is not replaced by one of fewer."""
-    if repr(CLASSIFIERS[name](0)) == repr(CLASSIFIERS[name](1)):        # it draws nothing
-        return 1
-    result = read_result(path)
-    there = len(result["seeds"]) if result else 1
-    if repeats and there > repeats:
-        raise DataError(f"{path} has more than {repeats} seed(s): pass --repeats {there}, or another --results-dir")
-    return repeats or there
+def _count_seeds(name, path, repeats, folds):
+    """How many seeds to fit: one for a classifier that draws no random numbers."""
+    count = count_seeds(path, repeats, folds)
+    return count if repr(CLASSIFIERS[name](0)) != repr(CLASSIFIERS[name](1)) else 1
 
 
 def _summarise(name, runs, suffix):
-    """The result of a classifier, for the tables that the networks' results are in."""
-    tests, configs = [load_probabilities(run) for run in runs], [load_config(run) for run in runs]
-    seeds = [{"seed": config["training"]["seed"], "epoch": None, "epochs": None,
-              **{split: _accuracy(load_probabilities(run, split)) for split in SPLITS[1:]},
-              "test_max": None, "seconds": config["seconds"]} for run, config in zip(runs, configs, strict=True)]
-    summary = summarise(tests[0]["labels"], np.stack([test["probabilities"] for test in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    config = configs[0]
-    return {"experiment": f"baseline_{name}{suffix}", "dataset": config["dataset"], "seeds": seeds, "test": summary,
-            "parameters": None, "reported": None if suffix else REPORTED.get(name),
-            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"], "commit": config.get("commit")}
+    """The result of a classifier, for the same tables as the networks' results."""
+    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
+    seeds = [seed_line(run, _outcome) for run in runs]
+    return make_result(f"baseline_{name}{suffix}", configs[0], seeds, [load_probabilities(run) for run in runs],
+                       parameters=None, reported=None if suffix else REPORTED.get(name),
+                       commit=configs[0].get("commit"), **over_folds(seeds, configs))
 
 
-def _accuracy(said):
-    return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
+def _outcome(run):
+    """Accuracies and time of one run, as `result_files.seed_line` takes them."""
+    right = {split: accuracy_of(load_probabilities(run, split)) for split in SPLITS[1:]}
+    return {"epoch": None, "epochs": None, **right, "test_max": None, "seconds": load_config(run)["seconds"]}
 
 
 def tsne_map(values, seed=0):
-    """Lay clips out in a plane so that neighbours stay neighbours, by t-SNE [1]_ of their statistics.
+    """Map clips to a plane so that neighbours stay neighbours, by t-SNE [1]_ of their statistics.
 
     Parameters
     ----------
     values : ndarray, shape (clips, columns)
-        Each column is standardised, then the clips are turned to their 50 main axes.
+        The columns are standardised and reduced to 50 principal components first.
     seed : int
 
     Returns
     -------
     points : ndarray, shape (clips, 2)
-        Distances across the map mean nothing.
+        Only small distances have a meaning.
 
     References
     ----------

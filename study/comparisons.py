@@ -1,4 +1,4 @@
-"""Several experiments side by side: what a notebook asks of them once they are trained."""
+"""Comparisons of trained experiments, for the notebooks."""
 
 import time
 from pathlib import Path
@@ -10,19 +10,20 @@ import torch
 
 from cnn_models import layer_table
 from datasets import JointDataset
-from evaluation import compare_correctness, holm
 from fma import DataError
-from learning.devices import autocast, choose_precision, keep_memory
-from learning.runs import load_config, load_probabilities, load_weights
-from study.predictions import compare_predictions, correctness, load_predictions, prediction_table
+from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
+from learning.runs import fold_runs, load_config, load_probabilities, load_weights
+from study.predictions import compare_columns, compare_predictions, correctness, load_predictions, prediction_table
+from study.predictions import right_by_clip as right_by_clip  # for notebooks
 from study.rows import EXPERIMENTS
+from study.tables import p_word
 from training import MODELS, build
 
 SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear")
 
 
 def layers(name, dataset, shown=SHOWN):
-    """What the network of an experiment is made of, at the size of a data set's clips.
+    """Layers of an experiment's network, at the size of a data set's clips.
 
     Parameters
     ----------
@@ -30,12 +31,12 @@ def layers(name, dataset, shown=SHOWN):
         A key of `EXPERIMENTS`.
     dataset : FeatureDataset
     shown : sequence of str
-        Kinds of layers to list; norms, activations and dropouts are left out by default.
+        Kinds of layers to list; by default without norms, activations and dropouts.
 
     Returns
     -------
-    DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, a row per layer;
-        the last row counts every parameter, of the layers not shown as well.
+    DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, one row per layer;
+        the last row counts all parameters, including those of layers not shown.
     """
     row = EXPERIMENTS[name]
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
@@ -62,8 +63,8 @@ def compare_runs(runs, pairs=None):
 
     Returns
     -------
-    DataFrame, a row per pair: ``difference`` of mean accuracy in points, its 95 % ``interval`` over artists, the
-        ``p`` of a test that exchanges the two artist by artist, and ``p (Holm)``, corrected for the number of pairs.
+    DataFrame, one row per pair: ``difference`` of mean accuracy in points, its 95 % ``interval`` over artists, ``p`` of
+        the test that exchanges answers artist by artist, and ``p (Holm)``, corrected for the number of pairs
     """
     tables = {name: prediction_table([load_probabilities(run) for run in paths], range(len(paths)))
               for name, paths in runs.items()}
@@ -76,21 +77,22 @@ def compare_runs(runs, pairs=None):
 
 
 def verdicts(table, level=0.05):
-    """The result of `compare_runs` in sentences, one for each pair that differs, or one that says none does."""
+    """The result of `compare_runs` in lines: each significant difference, and the number of the others."""
     real = table[table["p (Holm)"] < level]
-    lines = [f"{pair}: {row['difference']:+.1f} points (p {p} after correction)" for (pair, row), p in
-             zip(real.iterrows(), (f"= {p:.3f}" if p >= 0.0005 else "< 0.001" for p in real["p (Holm)"]), strict=True)]
-    rest = len(table) - len(real)
-    return "\n".join([*lines, f"{rest} of {len(table)} pairs cannot be told apart on these clips"] if rest else lines)
+    lines = [f"{pair}: {row['difference']:+.1f} points (corrected p: {p_word(row['p (Holm)'])})"
+             for pair, row in real.iterrows()]
+    if len(table) > len(real):
+        lines.append(f"no significant difference in {len(table) - len(real)} of {len(table)} pairs")
+    return "\n".join(lines)
 
 
 def optimism(results):
-    """Test accuracy by protocol, for each run: of the epoch that validation chose, and the best one on test.
+    """Test accuracy of each run by protocol: of the epoch chosen on validation, and of the best epoch on test.
 
     Parameters
     ----------
     results : dict of str to dict
-        As `runner.run_experiments` gives; runs in which test was not watched are left out.
+        As `runner.run_experiments` gives; runs that did not evaluate test during training are left out.
 
     Returns
     -------
@@ -102,24 +104,24 @@ def optimism(results):
 
 
 def best_on_validation(results):
-    """Name of the experiment of highest mean validation accuracy: test may not choose."""
+    """Name of the experiment with the highest mean validation accuracy; the test set must not choose."""
     return max(results, key=lambda name: np.mean([s["validation"] for s in results[name]["seeds"]]))
 
 
 def surest_mistakes(run, tracks, most=5):
-    """The test clips of which a run was surest, and wrong: at most one for each artist.
+    """The most confident wrong predictions of a run on test, at most one for each artist.
 
     Parameters
     ----------
     run : Path
         A finished run.
     tracks : DataFrame
-        Metadata by track id, as ``FeatureDataset.tracks``; ``artist`` and ``title`` are shown if they are there.
+        Metadata by track id, as ``FeatureDataset.tracks``; ``artist`` and ``title`` are shown if present.
     most : int
 
     Returns
     -------
-    DataFrame by track id, surest first: artist, title, true genre, predicted genre, its probability in per cent
+    DataFrame by track id, most confident first: artist, title, true and predicted genre, probability in per cent
     """
     test = load_probabilities(run)
     said = test["probabilities"].argmax(1)
@@ -135,40 +137,46 @@ def surest_mistakes(run, tracks, most=5):
 
 
 def shuffled_accuracy(run, dataset, piece=20, seed=0):
-    """Test accuracy of a finished run on clips as they are, and cut into pieces that are put together at random.
+    """Test accuracy of a finished run on intact clips, and on clips cut into pieces in random order.
 
     Parameters
     ----------
     run : Path
+        A finished run, or a cross-validated seed, whose networks are tested on their own test clips.
     dataset : FeatureDataset
-        The one that the run was trained on.
+        The data set that the run was trained on.
     piece : int
-        Frames of a piece. Every clip gets an order of its own.
+        Frames of a piece. Each clip is shuffled differently.
     seed : int
-        Of the orders.
+        Seed of the shuffling.
 
     Returns
     -------
     in_order, shuffled : float
         Accuracies, 0 to 1.
     """
+    if parts := fold_runs(run):
+        clips = [len(load_probabilities(part)["labels"]) for part in parts]
+        both = [shuffled_accuracy(part, dataset, piece, seed) for part in parts]
+        return tuple(np.average(both, axis=0, weights=clips).tolist())
     config = load_config(run)
     network = load_weights(run, build(config)).to(dataset.device, memory_format=torch.channels_last).eval()
     dataset.normalise(**config["normalisation"])
-    rows, rng, right = dataset.rows["test"], np.random.default_rng(seed), np.zeros(2)
+    rows = dataset.tracks.index.get_indexer(load_probabilities(run)["tracks"])
+    rng, right = np.random.default_rng(seed), np.zeros(2)
     pieces = np.array_split(np.arange(dataset.shape[1]), -(-dataset.shape[1] // piece))
     with torch.no_grad():
         for part in np.array_split(rows, -(-len(rows) // 64)):
             clips, labels = dataset.batch(part)
             orders = [np.concatenate([pieces[k] for k in rng.permutation(len(pieces))]) for _ in part]
             mixed = torch.stack([clip[:, order] for clip, order in zip(clips, orders, strict=True)])
-            with autocast(config["training"]["precision"], dataset.device):
+            with inference_autocast(config["training"]["precision"], dataset.device):
                 right += [(network(x).argmax(1) == labels).sum().item() for x in (clips, mixed)]
     return tuple((right / len(rows)).tolist())
 
 
 def step_seconds(name, dataset, batch_size=32, steps=3):
-    """Seconds of one training step of an experiment's network, the best of a few, on random clips of a data set's size.
+    """Seconds of one training step of an experiment's network, the fastest of a few, on random clips.
 
     Parameters
     ----------
@@ -183,12 +191,13 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     network = network.to(device, memory_format=torch.channels_last)
     sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
     clips = [torch.rand(batch_size, *size, device=device) for size in sizes]
-    precision = choose_precision("auto", device)
+    clips = clips if len(clips) > 1 else clips[0]
+    precision = choose_precision("auto", device, network, clips)
     taken = []
     for _ in range(steps):
         start = time.perf_counter()
         with autocast(precision, device):
-            loss = network(clips if len(clips) > 1 else clips[0]).float().logsumexp(1).mean()
+            loss = network(clips).float().logsumexp(1).mean()
         loss.backward()
         loss.item()                                     # waits for a GPU
         taken.append(time.perf_counter() - start)
@@ -196,14 +205,14 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
 
 
 def recorded_size(result):
-    """What `layers` and `step_seconds` need of a data set, from a result alone: they need no data then."""
+    """The part of a data set that `layers` and `step_seconds` need, from a result: no data is needed then."""
     size = result["config"]["model"]["args"]
     return SimpleNamespace(shape=(size["n_bins"], size["n_frames"]), genres=list(result["test"]["genres"]),
                            device=torch.device("cpu"))
 
 
 def load_answers(results, results_dir="results"):
-    """What the models said of each test clip, where that is kept beside the result.
+    """The predictions of models for each test clip, where they were saved beside the result.
 
     Parameters
     ----------
@@ -214,7 +223,7 @@ def load_answers(results, results_dir="results"):
     Returns
     -------
     dict of str to DataFrame
-        Experiment to its `predictions.prediction_table`; results without one are left out.
+        Experiment to its `predictions.prediction_table`; results without predictions are left out.
     """
     found = {}
     for r in results:
@@ -222,25 +231,8 @@ def load_answers(results, results_dir="results"):
         if path.is_file():
             table = found[r["experiment"]] = load_predictions(path)
             if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
-                raise DataError(f"{path} is not of the same runs as the result beside it: run the experiment again")
+                raise DataError(f"{path} does not belong to the result beside it: run the experiment again")
     return found
-
-
-def right_by_clip(answers):
-    """Share of each model's seeds that were right about each test clip.
-
-    Returns
-    -------
-    DataFrame, a row per clip, a column per model, 0 to 1; indexed by track_id, artist and genre
-    """
-    if not answers:
-        return pd.DataFrame()
-    one = next(iter(answers.values()))
-    for name, table in answers.items():
-        if set(table.index) != set(one.index):
-            raise DataError(f"{name} was tested on other clips than {next(iter(answers))}: train it on the same data")
-    index = one.set_index(["artist", "genre"], append=True).index
-    return pd.DataFrame({name: correctness(table.loc[one.index]) for name, table in answers.items()}, index=index)
 
 
 def contrast(plus, minus):
@@ -253,42 +245,37 @@ def contrast(plus, minus):
 
 
 def contrasts(right, questions):
-    """Test weighted sums of accuracies against zero, artist by artist, and correct for their number.
+    """Answer questions about several models by tests of weighted sums of their accuracies, corrected for their number.
 
     Parameters
     ----------
     right : DataFrame
         From `right_by_clip`.
     questions : dict of str to dict
-        What is asked, to the weight of each model.
+        Question to the weight of each model.
 
     Returns
     -------
-    DataFrame with the columns of `predictions.compare_predictions` but a and b, a row for each question that the
-        models at hand can answer
+    DataFrame with the columns of `predictions.compare_columns`, one row for each question whose models all have results
     """
     asked = {label: weights for label, weights in questions.items() if set(weights) <= set(right)}
-    found = [compare_correctness(right[list(weights)] @ pd.Series(weights), np.zeros(len(right)),
-                                 right.index.get_level_values("artist")) for weights in asked.values()]
-    table = pd.DataFrame([[100 * f["difference"], *(100 * np.array(f["interval"], dtype=float)), f["p_value"]]
-                          for f in found], index=list(asked), columns=["difference", "low", "high", "p"])
-    return table.assign(**{"p (Holm)": holm(table["p"]) if asked else []})
+    return compare_columns(right, list(asked.values())).set_axis(list(asked))
 
 
 def in_words(table, questions=(), level=0.05):
-    """The differences that are real, a sentence each; how many are not, and how many questions nothing answers yet."""
+    """Lines: each significant difference, the number of the others, and the number of questions not yet measured."""
     real = table[table["p (Holm)"] < level]
-    lines = [f"{label}: {row['difference']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f}), real"
+    lines = [f"{label}: {row['difference']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f}), significant"
              for label, row in real.iterrows()]
     if len(table) > len(real):
-        lines.append(f"{len(table) - len(real)} of {len(table)} cannot be told from zero")
+        lines.append(f"no significant difference in {len(table) - len(real)} of {len(table)} comparisons")
     if len(questions) > len(table):
-        lines.append(f"{len(questions) - len(table)} of {len(questions)} have not been measured yet")
+        lines.append(f"{len(questions) - len(table)} of {len(questions)} not measured yet")
     return "\n".join(lines)
 
 
 def cqt_against_mel(shapes=("frequency", "square")):
-    """Questions for `contrasts`: does the CQT beat mel, as the original fed them, and in decibels?"""
+    """Questions for `contrasts`: does the CQT beat mel, on the original study's linear input, and in decibels?"""
     def of(feature, change=""):
         return [f"{feature}_{shape}{change}" for shape in shapes]
 
@@ -301,7 +288,7 @@ def cqt_against_mel(shapes=("frequency", "square")):
 
 
 def blocks_against_plain(feature):
-    """Questions for `contrasts`: are ResNet or DenseNet blocks better than the convolutions that they replace?"""
+    """Questions for `contrasts`: are ResNet or DenseNet blocks better than the convolutions they replace?"""
     plain, asked = f"{feature}_frequency", {}
     for kind, title in (("resnet", "ResNet"), ("densenet", "DenseNet")):
         names = {place: f"{plain}_{kind}_{place}" for place in ("second", "all")}
@@ -313,7 +300,7 @@ def blocks_against_plain(feature):
 
 
 def recurrent_against_plain(feature, shapes=("frequency", "square")):
-    """Questions for `contrasts`: are networks with a recurrent layer better than plain ones, and with what changed?"""
+    """Questions for `contrasts`: are networks with a recurrent layer better than plain ones, also after a change?"""
     members = {f"four {kind}": [f"{feature}_{kind}_{cell}" for cell in ("lstm", "lstm_bi", "gru", "gru_bi")]
                for kind in ("sequential", "parallel")}
     members = {"all eight": sum(members.values(), []), **members}

@@ -1,11 +1,11 @@
-"""Late fusion: trained models of different kinds asked together, each weighted as validation says.
+"""Late fusion: an ensemble of trained models of different kinds, weighted on validation.
 
     python -m study.ensembles ensemble_scratch --data-dir data/fma_small --repeats 3
 
-The members are trained first, by experiments.py and baselines.py; what they said is read from their runs. Seed k of an
-ensemble is made of seed k of each network, and of the classifiers, which draw no random numbers. Members are one of
-each kind, by validation; their test accuracies were known when they were listed. Weights are fitted on validation
-too, so an ensemble's accuracy there flatters it.
+The members are trained first, with experiments.py and baselines.py; their probabilities are read from their runs. Seed
+k of an ensemble combines seed k of each network with the classifiers, which draw no random numbers. The members are the
+best of each kind on validation; their test accuracies were known when the list was made. The weights are fitted on
+validation, so an ensemble's validation accuracy is optimistic.
 """
 
 import argparse
@@ -17,10 +17,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from evaluation import summarise
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from learning.runs import commit, load_config, load_probabilities
-from study.result_files import read_result, save_result
+from study.result_files import accuracy_of, count_seeds, make_result, save_result
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
@@ -31,30 +30,30 @@ ENSEMBLES = {
 
 
 def fit_weights(log_scores, labels):
-    """Weights of several models whose weighted log scores, summed, are the best probabilities [1]_.
+    """Weights of several models, such that the weighted sum of their log scores predicts best [1]_.
 
     Parameters
     ----------
     log_scores : ndarray, shape (models, clips, classes)
         Log probabilities, or other scores that a softmax turns into probabilities.
     labels : ndarray of int, shape (clips,)
-        Of clips that no model learned: validation.
+        Of clips that no model was trained on: validation.
 
     Returns
     -------
     ndarray, shape (models,)
-        Not below zero. They minimise the cross entropy of the softmax of the sum, so they calibrate as well.
+        Zero or more. They minimise the cross entropy of the softmax of the sum, which calibrates it as well.
 
     References
     ----------
     .. [1] G. E. Hinton, "Training products of experts by minimizing contrastive divergence", Neural Computation 14(8),
-       2002: probabilities multiplied; here with an exponent each.
+       2002: a product of probabilities; here each has an exponent.
 
     Examples
     --------
     >>> knows, guesses = np.log([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]), np.log(np.full((3, 2), 0.5))
     >>> knows_weight, guesses_weight = fit_weights(np.stack([knows, guesses]), np.array([0, 1, 0]))
-    >>> bool(knows_weight > 0.5 and abs(guesses_weight - 0.5) < 1e-6)       # what always says the same changes nothing
+    >>> bool(knows_weight > 0.5 and abs(guesses_weight - 0.5) < 1e-6)       # a constant changes nothing
     True
     """
     log_scores = np.asarray(log_scores, dtype=float)
@@ -72,22 +71,22 @@ def fit_weights(log_scores, labels):
 
 
 def member_scores(run_dir, split):
-    """What a member said of a split: log scores (clips, classes), and all that `load_probabilities` gives."""
+    """Log scores of a member on a split, (clips, classes), and all that `load_probabilities` gives."""
     said = load_probabilities(run_dir, split)
     scores = said["probabilities"].astype(float)
-    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-2):      # else a decision function
+    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-2):      # otherwise a decision function
         scores = np.log(scores.clip(1e-9))
     return log_softmax(scores, axis=1), said
 
 
 def join_runs(run_dirs):
-    """One ensemble: probabilities on validation and test of several finished runs, weighted on validation.
+    """Combine finished runs: weights fitted on validation, and probabilities on validation and test.
 
     Returns
     -------
     weights : ndarray, shape (members,)
     said : dict of str to dict
-        Split to what `runs.load_probabilities` gives, with the ensemble's probabilities.
+        Split to the output of `runs.load_probabilities`, with the ensemble's probabilities.
     """
     said, weights = {}, None
     for split in ("validation", "test"):
@@ -95,7 +94,7 @@ def join_runs(run_dirs):
         for run, other in zip(run_dirs, each, strict=True):
             if not (np.array_equal(other["tracks"], each[0]["tracks"]) and
                     np.array_equal(other["genres"], each[0]["genres"])):
-                raise DataError(f"{run} and {run_dirs[0]} are not of the same {split} clips: run both on one cache")
+                raise DataError(f"{run} and {run_dirs[0]} have different {split} clips: run both on one cache")
         if weights is None:
             weights = fit_weights(np.stack(scores), each[0]["labels"])
         said[split] = each[0] | {"probabilities": softmax(np.tensordot(weights, np.stack(scores), 1), axis=1)}
@@ -103,7 +102,7 @@ def join_runs(run_dirs):
 
 
 def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", results_dir="results"):
-    """Ask the members of an ensemble together and write its result.
+    """Evaluate an ensemble and write its result.
 
     Parameters
     ----------
@@ -111,64 +110,49 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
         A key of `ENSEMBLES`.
     data_dir : path-like
     repeats : int, optional
-        Seeds 0, 1, ...; by default as many as the result there has, else one.
+        Number of seeds; by default as many as the existing result has, else one.
 
     Returns
     -------
     result : dict
-        Laid out as `result_files.summarise_runs` does; ``config`` has the members and their weights for each seed.
+        As `result_files.make_result` gives it; ``config`` has the members' weights for each seed.
     """
     dataset = dataset_name(data_dir, subset)
     path = Path(results_dir) / dataset / f"{name}.json"
-    there = read_result(path)
-    there = len(there["seeds"]) if there else 1
-    if repeats and repeats < there:
-        raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
     folders = [Path(runs_dir) / dataset / member for member in ENSEMBLES[name]]
     seeds, tests, weights = [], [], []
-    for seed in range(repeats or there):
-        run_dirs = [_seed_of(folder, seed) for folder in folders]
-        w, said = join_runs(run_dirs)
+    for seed in range(count_seeds(path, repeats)):
+        w, said = join_runs([_seed_of(folder, seed) for folder in folders])
         weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
-        right = {s: float((d["probabilities"].argmax(1) == d["labels"]).mean()) for s, d in said.items()}
-        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": round(right["validation"], 6),
-                      "test": round(right["test"], 6), "test_max": None, "seconds": None})
+        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": accuracy_of(said["validation"]),
+                      "test": accuracy_of(said["test"]), "test_max": None, "seconds": None})
         tests.append(said["test"])
-    config = load_config(_seed_of(folders[0], 0))
-    features = sorted({f for folder in folders for f in load_config(_seed_of(folder, 0))["feature"].split("+")})
-    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    result = {"experiment": name, "dataset": dataset, "seeds": seeds, "test": summary, "parameters": None,
-              "reported": None,
-              "config": {"model": {"class": f"{len(folders)} models", "args": {"weights": weights}},
-                         "feature": "+".join(features), "feature_parameters": {}, "scale": "db", "training": {}},
-              "device": config["device"], "versions": config["versions"], "commit": commit(),
-              "data": {member: _data_of(load_config(_seed_of(folder, 0)))
-                       for member, folder in zip(ENSEMBLES[name], folders, strict=True)}}
+    configs = {folder.name: load_config(_seed_of(folder, 0)) for folder in folders}
+    config = configs[folders[0].name] | {
+        "model": {"class": f"{len(folders)} models", "args": {"weights": weights}}, "feature_parameters": {},
+        "feature": "+".join(sorted({f for each in configs.values() for f in each["feature"].split("+")})),
+        "scale": "db", "training": {}}
+    data = {member: each.get("data") or each["feature_parameters"].get("sha256") for member, each in configs.items()}
+    result = make_result(name, config, seeds, tests, parameters=None, reported=None, commit=commit(), data=data)
     save_result(path, result, tests)
     return result
 
 
-def _data_of(config):
-    """The fingerprint of what a member learned; None in runs from before it was noted."""
-    return config.get("data") or config["feature_parameters"].get("sha256")
-
-
 def _seed_of(folder, seed):
-    """The run of a seed; of a classifier, that of seed 0: the ones used here draw no random numbers."""
+    """The run of a seed; of a classifier always seed 0, because those used here draw no random numbers."""
     chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}"
     if not (chosen / "probabilities.npz").is_file():
         how = "experiments.py run" if "baseline_" not in folder.name else "baselines.py --features"
-        raise DataError(f"{chosen} is not there, or not finished: train it first, python {how}")
+        raise DataError(f"{chosen} does not exist or is not finished: train it first with python {how}")
     return chosen
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Ask trained models together, weighted on validation.")
+    parser = argparse.ArgumentParser(description="Evaluate ensembles of trained models, weighted on validation.")
     parser.add_argument("names", nargs="+", choices=ENSEMBLES, metavar="NAME", help=f"of {', '.join(ENSEMBLES)}")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--repeats", type=int, help="seeds (default: as many as the result there has, else 1)")
+    parser.add_argument("--repeats", type=int, help="seeds (default: as many as the existing result has, else 1)")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)

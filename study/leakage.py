@@ -1,17 +1,18 @@
-"""A ladder of leaks: the same clips and network, while the split lets more and more of the test into training.
+"""Data leakage in steps: the same clips and network, with splits that leak more and more of the test into training.
 
     python -m study.leakage cqt_square --frames 106 --data-dir data/emotify --repeats 3
 
-Each clip is cut into chunks, which are what is learned and tested. Rung by rung they are shared out
+Each clip is cut into chunks, on which the network is trained and tested. Each rung of this ladder splits them
+differently:
 
-    official              by artist, as the collection's own split says
+    official              by artist, the collection's own split
     official_augmented    the same, with altered copies of the training chunks
-    track                 by track, at random: an artist's other songs are in training
-    chunk                 by chunk, at random: the same song's other seconds are in training
-    augmented             copies first, then at random: altered copies of the very same seconds are in training
+    track                 by track, at random: other tracks of the test's artists are in training
+    chunk                 by chunk, at random: other seconds of the test's tracks are in training
+    augmented             by copy, at random: altered copies of the test's chunks are in training
 
-A rung is a data set of its own, a folder in FMA's layout beside the collection's. What the last rungs say of a
-network is what several published accuracies of 90 % and more say of theirs.
+A rung is a data set, a folder in FMA's layout. Several published accuracies of 90 % and more were measured with splits
+like the last rungs.
 """
 
 import argparse
@@ -24,25 +25,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audio.cache import load_index, open_feature
+from audio.cache import USABLE, load_index, open_feature
 from fma import SPLITS, SUBSETS, DataError, artists_of, dataset_name, find_data, load_tracks, run_command
 from study.rows import EXPERIMENTS
 from study.runner import run_experiments
 from study.tables import RUNGS, ladder_table
 
-COPIES = 2                      # altered copies of a chunk, beside the chunk itself
-GAIN_DB, NOISE_DB = 6.0, 1.0    # a copy is louder or softer by up to so much, its values off by so much (deviation)
+COPIES = 2                      # altered copies of each chunk
+GAIN_DB, NOISE_DB = 6.0, 1.0    # most change of level, standard deviation of noise
 
 
 def chunks(tracks, n_frames, length):
-    """Table of chunks: a row for each, in the order of the tracks.
+    """Table of chunks, in the order of the tracks.
 
     Parameters
     ----------
     tracks : DataFrame, indexed by track_id
-        With the columns row (of the feature's array), genre, split and artist.
+        With the columns row (in the feature's array), genre, split and artist.
     n_frames, length : int
-        Frames of a clip, and of a chunk; what is left at the end of a clip is not used.
+        Frames of a clip, and of a chunk; a shorter rest at the end of a clip is not used.
 
     Returns
     -------
@@ -54,7 +55,7 @@ def chunks(tracks, n_frames, length):
 
 
 def shared_out(table, unit, seed):
-    """The splits of a table, dealt out anew at random among units of the same genre.
+    """A table with its splits permuted at random among units of the same genre.
 
     Each genre keeps its number of units in each split.
 
@@ -63,7 +64,7 @@ def shared_out(table, unit, seed):
     table : DataFrame
         With the columns genre, split and those of `unit`.
     unit : list of str
-        Columns that say what stays together: a track, a chunk, or a single row.
+        Columns that identify a unit: a track, a chunk, or a single row.
     """
     rng = np.random.default_rng(seed)
     units = table.drop_duplicates(unit).copy()
@@ -73,7 +74,7 @@ def shared_out(table, unit, seed):
 
 
 def climb(table, rung, seed=0):
-    """The chunks of one rung, with their copies and their split; parameters and columns as for `chunks`."""
+    """The chunks of one rung, with copies and splits, from a table of `chunks`."""
     if rung not in RUNGS:
         raise DataError(f"rung {rung!r} is unknown: choose {', '.join(RUNGS)}")
     if rung.endswith("augmented"):
@@ -84,13 +85,13 @@ def climb(table, rung, seed=0):
 
 
 def altered(values, rng):
-    """A copy of a chunk in decibels, as augmentation makes them: shifted in time and level, with a little noise."""
+    """An augmented copy of a chunk in decibels: shifted in time, changed in level, with a little noise."""
     shifted = np.roll(values, rng.integers(values.shape[1]), axis=1)
     return shifted + rng.uniform(-GAIN_DB, GAIN_DB) + rng.normal(0, NOISE_DB, values.shape)
 
 
 def make_rung(data_dir, rung, folder, feature, length, subset="small", features_dir=None, seed=0):
-    """Write the data set of one rung, unless it is there.
+    """Write the data set of one rung, unless it exists.
 
     Parameters
     ----------
@@ -98,13 +99,13 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
     rung : str
         One of `RUNGS`.
     folder : Path
-        Where it goes, laid out like FMA.
+        Written in FMA's layout.
     feature : str
         Stored in decibels.
     length : int
         Frames of a chunk.
     seed : int
-        Of the random split and of the copies.
+        Seed of the random split and of the copies.
 
     Returns
     -------
@@ -123,10 +124,10 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
         with suppress(ValueError):
             if json.loads((folder / "features" / f"{feature}.json").read_text(encoding="utf-8")) == made:
                 return folder
-        raise DataError(f"{folder} holds another ladder, or a damaged one: delete it")
+        raise DataError(f"{folder} holds another rung, or a damaged one: delete it")
     tracks = load_tracks(data_dir, subset).loc[index["track_id"]]
     tracks = tracks.assign(row=np.arange(len(index)), artist=artists_of(tracks), status=index["status"].to_numpy())
-    good = tracks[(tracks["status"] == "ok") & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]
+    good = tracks[tracks["status"].isin(USABLE) & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]
     table = climb(chunks(good[["row", "genre", "split", "artist"]], array.shape[2], length), rung, seed)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -139,7 +140,7 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
 
 
 def _write_metadata(folder, table):
-    """tracks.csv in FMA's layout, a track for each chunk, and the index of the cache."""
+    """Write tracks.csv in FMA's layout, with one track per chunk, and the index of the cache."""
     ids = np.arange(1, len(table) + 1)
     columns = {("set", "split"): table["split"], ("set", "subset"): "small", ("track", "genre_top"): table["genre"],
                ("artist", "id"): pd.factorize(table["artist"])[0], ("chunk", "track_id"): table["track_id"],
@@ -151,7 +152,7 @@ def _write_metadata(folder, table):
 
 
 def _write_array(path, array, table, length, info, seed):
-    """The chunks of the table, in the dtype, scale and offset of the array that they are cut from."""
+    """Write the chunks of the table, in the dtype, scale and offset of the array that they are cut from."""
     out = np.lib.format.open_memmap(path, "w+", array.dtype, (len(table), array.shape[1], length))
     scale, offset = (np.reshape(np.asarray(info[key], float), (-1, 1)) for key in ("scale", "offset"))
     limits = (np.iinfo if array.dtype.kind in "iu" else np.finfo)(array.dtype)
@@ -178,7 +179,7 @@ def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", 
         Frames of a chunk.
     epochs, repeats : int
     folder : path-like, optional
-        Where the rungs are written; ``ladder`` in the data folder by default.
+        Folder for the rungs; by default ``ladder`` in the data folder.
 
     Returns
     -------
@@ -198,12 +199,12 @@ def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", 
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Train one network under splits that leak more and more.")
+    parser = argparse.ArgumentParser(description="Train one network with splits that leak more and more.")
     parser.add_argument("experiment", nargs="?", default="mel128_square", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list (default: mel128_square)")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--frames", type=int, default=64, help="of a chunk (default: 64)")
+    parser.add_argument("--frames", type=int, default=64, help="frames of a chunk (default: 64)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args(argv)

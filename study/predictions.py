@@ -1,9 +1,9 @@
-"""What every model said of every test clip, beside its result: ``results/<dataset>/<experiment>.csv``.
+"""The predictions of every model for every test clip, beside its result: ``results/<dataset>/<experiment>.csv``.
 
     track_id,artist,genre,seed0,seed1
     181,23,Hip-Hop,Hip-Hop,Electronic
 
-So models can be told apart clip by clip without training one of them again, and yours can be tested against them.
+With them models are compared clip by clip without training them again, and new models are tested against them.
 """
 
 from itertools import combinations
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluation import compare_correctness, holm
+from evaluation import compare, holm
 from fma import DataError
 
 COLUMNS = ["artist", "genre"]
 
 
 def prediction_table(tests, seeds):
-    """What the runs of one experiment said.
+    """Predictions of the runs of one experiment.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def prediction_table(tests, seeds):
 
     Returns
     -------
-    DataFrame, indexed by track_id: artist, genre, and for each seed the genre that it gave the highest probability
+    DataFrame, indexed by track_id: artist, genre, and for each seed the genre of highest probability
     """
     one = tests[0]
     genres = np.asarray(one["genres"])
@@ -44,14 +44,12 @@ def load_predictions(path):
     path = Path(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False).astype({"track_id": int}).set_index("track_id")
+        if list(table.columns[:2]) != COLUMNS or len(table.columns) < 3 or not len(table) or table.index.has_duplicates:
+            raise ValueError("other columns than artist, genre and seeds, or a track twice")
     except FileNotFoundError as error:
-        raise DataError(f"{path} not found: run the experiment again, it is written beside its result") from error
+        raise DataError(f"{path} not found: run the experiment again, which writes it") from error
     except (ValueError, KeyError, OverflowError, OSError) as error:
         raise DataError(f"{path} is not a table of predictions: delete it and run the experiment again") from error
-    if list(table.columns[:2]) != COLUMNS or len(table.columns) < 3 or not len(table):
-        raise DataError(f"{path} has other columns than {', '.join(COLUMNS)} and a seed: run the experiment again")
-    if table.index.has_duplicates:
-        raise DataError(f"{path} names a track twice: delete it and run the experiment again")
     return table
 
 
@@ -66,35 +64,72 @@ def correctness(table):
     return said.eq(table["genre"], axis=0).mean(axis=1).to_numpy()
 
 
+def right_by_clip(tables):
+    """Share of each model's seeds that were right about each test clip.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        Name of a model to its `prediction_table`; the order of their clips may differ.
+
+    Returns
+    -------
+    DataFrame, one row per clip, one column per model, 0 to 1; indexed by track_id, artist and genre
+
+    Raises
+    ------
+    DataError
+        If the models were tested on different clips.
+    """
+    if not tables:
+        return pd.DataFrame(index=pd.MultiIndex.from_arrays([[]] * 3, names=["track_id", *COLUMNS]))
+    first, one = next(iter(tables.items()))
+    for name, table in tables.items():
+        if set(table.index) != set(one.index) or not table["genre"].equals(one.loc[table.index, "genre"]):
+            raise DataError(f"{name} was tested on other clips than {first}: train it on the same data")
+    return pd.DataFrame({name: correctness(table.loc[one.index]) for name, table in tables.items()},
+                        index=one.set_index(COLUMNS, append=True).index)
+
+
+def compare_columns(right, weights):
+    """Test weighted sums of accuracies against zero, and correct for their number.
+
+    Parameters
+    ----------
+    right : DataFrame
+        From `right_by_clip`.
+    weights : list of dict of str to float
+        For each test the weight of each model: ``{"a": 1, "b": -1}`` is a minus b.
+
+    Returns
+    -------
+    DataFrame, one row per test: ``difference`` in points, its 95 % interval over artists (``low``, ``high``), ``p`` of
+        the test that exchanges answers artist by artist (`evaluation.artist_flips`), and ``p (Holm)``
+    """
+    artists, zero = right.index.get_level_values("artist"), np.zeros(len(right))
+    found = [compare(right[list(each)] @ pd.Series(each), zero, artists) for each in weights]
+    table = pd.DataFrame([[100 * f["difference"], *(100 * np.array(f["interval"], dtype=float)), f["p_value"]]
+                          for f in found], columns=["difference", "low", "high", "p"])
+    return table.assign(**{"p (Holm)": holm(table["p"])})
+
+
 def compare_predictions(tables, pairs=None):
     """Test pairs of models on the same test clips, and correct for their number.
 
     Parameters
     ----------
     tables : dict of str to DataFrame
-        Name of a model to its `prediction_table`; their order of the clips may differ.
+        Name of a model to its `prediction_table`; the order of their clips may differ.
     pairs : list of (str, str), optional
         All by default.
 
     Returns
     -------
-    DataFrame, a row per pair: ``a`` and ``b``, ``difference`` of mean accuracy (a minus b, in points), ``low`` and
-        ``high``, its 95 % interval over artists, ``p`` of a test that exchanges the two artist by artist
-        (`evaluation.artist_flips`), and ``p (Holm)``, corrected for the number of pairs.
+    DataFrame, one row per pair: ``a`` and ``b``, and the columns of `compare_columns` for a minus b
     """
     pairs = list(combinations(tables, 2)) if pairs is None else list(pairs)
     if not pairs:
-        raise DataError("there are no two models to compare")
-    right, first = {}, next(iter(tables))
-    for name in dict.fromkeys(name for pair in pairs for name in pair):
-        table, one = tables[name], tables[first]
-        if set(table.index) != set(one.index) or not table["genre"].equals(one.loc[table.index, "genre"]):
-            raise DataError(f"{name} was tested on other clips than {first}: train it on the same data")
-        right[name] = correctness(table.loc[one.index])
-    found = [compare_correctness(right[a], right[b], tables[first]["artist"]) for a, b in pairs]
-    low, high = 100 * np.array([f["interval"] for f in found], dtype=float).T       # None, with one artist, is NaN
-    return pd.DataFrame({
-        "a": [a for a, _ in pairs], "b": [b for _, b in pairs],
-        "difference": [100 * f["difference"] for f in found], "low": low, "high": high,
-        "p": [f["p_value"] for f in found], "p (Holm)": holm([f["p_value"] for f in found]),
-    })
+        raise DataError("a comparison needs two models")
+    right = right_by_clip({name: tables[name] for name in dict.fromkeys(name for pair in pairs for name in pair)})
+    found = compare_columns(right, [{a: 1, b: -1} for a, b in pairs])
+    return pd.concat([pd.DataFrame(pairs, columns=["a", "b"]), found], axis=1)

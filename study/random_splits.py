@@ -1,25 +1,17 @@
-"""What a random split gains classifiers over the official one: clips dealt out anew, with artists apart or not.
+"""How much higher accuracies are on random splits than on the official one, with and without separate artists.
 
-    python -m study.random_splits --data-dir data/fma_small
-
-The study's own classifiers were tested on a random quarter of all clips, with the artists of the test in training too.
+The original study tested its classifiers on a random quarter of all clips, with the test's artists also in training.
 """
-
-import argparse
-import sys
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 
-from fma import SUBSETS, find_data, run_command
 from study.classifiers import CLASSIFIERS, REPORTED
-from study.result_files import save_table
-from study.statistics import Statistics
 
 
-def deals(data, draws=5, seed=0):
-    """Training and test of the official split, and of random ones that are as large.
+def random_splits(data, draws=5, seed=0):
+    """The official split, and random splits of the same size.
 
     Parameters
     ----------
@@ -31,9 +23,9 @@ def deals(data, draws=5, seed=0):
     Yields
     ------
     way : str
-        ``official split``, ``artists at random`` (each with all their clips) or ``clips at random``.
+        ``official split``, ``artists at random`` (with all their clips) or ``clips at random``.
     training, test : ndarray of int
-        Rows of the data. Validation clips are dealt out with the others.
+        Rows of the data. Validation clips take part in the random splits.
     """
     yield "official split", data.rows["training"], data.rows["test"]
     rows = np.concatenate(list(data.rows.values()))
@@ -51,37 +43,20 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
     ----------
     data : Statistics
     names : sequence of str
-        Keys of `classifiers.CLASSIFIERS`; by default the three that the study reports.
+        Keys of `classifiers.CLASSIFIERS`; by default the three reported by the study.
     draws : int
         Random splits of each kind.
 
     Returns
     -------
-    DataFrame, a row for each split
-        ``split``, ``artist in training`` (share of the test clips whose artist is), and the accuracy of each
-        classifier, 0 to 1.
+    DataFrame, one row per split
+        ``split``, ``artist in training`` (share of the test clips whose artist is in training), and the accuracy of
+        each classifier, 0 to 1.
     """
     found, labels = [], np.asarray(data.labels)     # scikit-learn 1.6 takes no tensors
-    for way, learned, asked in deals(data, draws):
+    for way, learned, asked in random_splits(data, draws):
         known = np.isin(data.artists[asked], data.artists[learned]).mean()
         scores = {name: CLASSIFIERS[name](0).fit(data.values[learned], labels[learned])
                   .score(data.values[asked], labels[asked]) for name in names}
         found.append({"split": way, "artist in training": known, **scores})
     return pd.DataFrame(found)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Compare the official split with random ones.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--results-dir", default="results")
-    args = parser.parse_args(argv)
-    data = Statistics(find_data(args.data_dir), args.subset)
-    print(data)
-    found = accuracies_by_split(data)
-    path = save_table(args.results_dir, data.name, "random_splits", found)
-    print((100 * found.groupby("split", sort=False).mean()).round(1).to_string(), f"\n\nin {path}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,9 +1,9 @@
-"""Run the whole study on one folder, after saying what will be run and for how long.
+"""Run the whole study on one data folder, after an estimate of the time.
 
-    python -m study.reproduce --data-dir data --plan          # only says it
-    python -m study.reproduce --data-dir data --repeats 3     # every row that the features allow, then the tables
+    python -m study.reproduce --data-dir data --plan          # prints the estimate only
+    python -m study.reproduce --data-dir data --repeats 3     # all experiments with features, then the table
 
-Cut off at any moment, the same command goes on.
+After an interruption, the same command continues.
 """
 
 import argparse
@@ -25,31 +25,32 @@ from study.statistics import Statistics
 from study.tables import format_table, results_table
 from training import Training, count_steps
 
-OVERHEAD = 1.2      # validation after each epoch, and what a step does beside the network, as a share of its time
+OVERHEAD = 1.2      # for validation, and for loading the clips of a step
 
 
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
-    """Names of the experiments that fit the patterns and whose features are cached, or can be made from audio."""
+    """Names of the experiments that match the patterns and whose features are cached or can be computed from audio."""
     folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
     there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
              and set(features_of(row)) <= there]
     if not names:
-        raise DataError(f"no experiment fits {' '.join(patterns)} with what {data_dir} holds: see experiments.py list")
+        raise DataError(f"no experiment matches {' '.join(patterns)} with features of {data_dir}: "
+                        "see experiments.py list")
     return names
 
 
 def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir=None, device=None):
-    """How long each experiment will take, from a few timed steps.
+    """Estimate the time of each experiment from a few training steps.
 
     Parameters
     ----------
     names : sequence of str
     data_dir : path-like
-        With the features of all of them cached.
+        With the features of all experiments cached.
     repeats : int
     settings : dict, optional
-        Training settings that take precedence over the rows'.
+        Training settings that override the experiments'.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
             datasets[feature] = open_dataset(data_dir, row["feature"], subset=subset, features_dir=features_dir,
                                              device=choose_device(device), hold=False)
         training = Training(**{**row.get("training", {}), **(settings or {})})
-        if network not in timed:            # rows that differ in their input alone take as long
+        if network not in timed:            # the same network takes the same time
             timed[network] = step_seconds(name, datasets[feature], training.batch_size)
         steps = count_steps(len(datasets[feature].rows["training"]), training.batch_size) * training.epochs
         hours[name] = timed[network] * steps * OVERHEAD * repeats / 3600
@@ -73,25 +74,25 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
 
 
 def plan_table(hours):
-    """The plan as Markdown, the longest first, and their sum."""
+    """The estimates as Markdown, longest first, and their sum."""
     rows = [[name, f"{value:.2f}"] for name, value in sorted(hours.items(), key=lambda item: -item[1])]
     total = f"{len(hours)} experiments, {sum(hours.values()):.1f} hours"
     return f"{format_table(rows, ['experiment', 'hours'])}\n\n{total}"
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Run the whole study; says first for how long.")
-    parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="of experiments, with * (default: all)")
+    parser = argparse.ArgumentParser(description="Run the whole study, after an estimate of the time.")
+    parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="experiments, with * (default: all)")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
-    parser.add_argument("--epochs", type=int, help="default: the rows' own, most of them the study's 50")
-    parser.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
+    parser.add_argument("--epochs", type=int, help="default: the experiments' own, mostly 50")
+    parser.add_argument("--one-cycle", action="store_true", help="one-cycle learning rate, for fewer epochs")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     parser.add_argument("--runs-dir", default="runs/study")
     parser.add_argument("--results-dir", default="results")
-    parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
+    parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")

@@ -1,67 +1,78 @@
-"""A result of an experiment: put together from its runs, written, checked and read."""
+"""Results of experiments: assembled from runs, written, checked and read."""
 
 import json
 from pathlib import Path
-from types import UnionType
 
 import numpy as np
 
 from evaluation import summarise
-from fma import DataError
-from learning.runs import load_config, load_history, load_probabilities, save_whole, selected
+from fma import SPLITS, DataError
+from learning.runs import (
+    fold_runs,
+    known_artists,
+    load_config,
+    load_history,
+    load_probabilities,
+    run_folder,
+    save_whole,
+    selected,
+)
 from study.predictions import prediction_table
 from study.rows import EXPERIMENTS
 
 
-def _share(value):
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _share_or_none(value):
-    return value is None or _share(value)
-
-
-def _filled(value):
-    return isinstance(value, dict) and value != {}
-
-
-RESULT = {      # what is read of a result, as `_has_form` checks it
-    "experiment": str, "dataset": str, "parameters": int | None,
-    "config": {"model": {"class": str, "args": dict}, "feature": str, "feature_parameters": dict, "training": dict},
-    "seeds": [{"seed": int, "epoch": int | None, "validation": _share, "test": _share, "test_max": _share_or_none,
-               "seconds": float | int | None}],
-    "test": {"clips": int, "artists": int, "seeds": int, "accuracy": _share, "accuracy_sd": _share_or_none,
-             "interval": (_share_or_none, _share_or_none), "macro_auc": _share_or_none, "genres": _filled,
-             "confusion": list},
-}
-
-
 def read_result(path):
-    """One result, or None where there is none yet; a DataError if the file is damaged."""
+    """One result, or None if there is none yet; a DataError if the file is damaged."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
+        if _is_result(result):
+            return result
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        result = None
-    if not _has_form(result, RESULT):
-        raise DataError(f"{path} is damaged: delete it and run the experiment again")
-    return result
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise DataError(f"{path} is damaged: delete it and run the experiment again")
 
 
-def _has_form(value, form):
-    """Whether what JSON held has these keys (dict), such items (list), these (tuple), this type, or passes a test."""
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(key in value and _has_form(value[key], form[key]) for key in form)
-    if isinstance(form, list):
-        return isinstance(value, list) and value != [] and all(_has_form(item, form[0]) for item in value)
-    if isinstance(form, tuple):
-        return isinstance(value, list) and len(value) == len(form) and all(map(_has_form, value, form))
-    return isinstance(value, form) if isinstance(form, type | UnionType) else form(value)
+def _is_result(result):
+    """Whether a result has everything that tables and notebooks read, and its accuracies lie between 0 and 1."""
+    config, test, seeds = result["config"], result["test"], result["seeds"]
+    genres, (low, high) = list(test["genres"].values()), test["interval"]
+    kinds = {str: [result["experiment"], result["dataset"], config["feature"], config["model"]["class"]],
+             dict: [config["model"]["args"], config["feature_parameters"], config["training"], test["genres"]],
+             list: [seeds, test["confusion"], test["interval"]],
+             int: [test["clips"], test["seeds"], *(genre["clips"] for genre in genres), *(s["seed"] for s in seeds)],
+             int | None: [result["parameters"], test["artists"], *(seed["epoch"] for seed in seeds)],
+             int | float | None: [seed["seconds"] for seed in seeds]}
+    shares = [test["accuracy"], *(seed[split] for seed in seeds for split in ("validation", "test"))]
+    optional = [low, high, test["accuracy_sd"], test["macro_auc"], *(seed["test_max"] for seed in seeds),
+                *(genre["accuracy"] for genre in genres)]
+    shares += [share for share in optional if share is not None]
+    return bool(seeds and genres and all(0 <= share <= 1 for share in shares) and
+                all(isinstance(value, kind) for kind, values in kinds.items() for value in values))
+
+
+def count_seeds(path, repeats=None, folds=False):
+    """How many seeds to run: ``repeats``, by default as many as the result in the file has, else one.
+
+    A DataError if that result has more seeds than ``repeats``, or another protocol, because it would be lost.
+    """
+    result = read_result(path)
+    if result and bool(result.get("folds")) != folds:
+        raise DataError(f"{path} holds {other_protocol(folds)}: pass another --results-dir, or delete it")
+    there = len(result["seeds"]) if result else 1
+    if repeats and repeats < there:
+        raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
+    return repeats or there
+
+
+def other_protocol(folds):
+    """Name of an existing result's protocol, if it is the other than `folds` says."""
+    return "a result on the split of tracks.csv" if folds else "a cross-validated result"
 
 
 def save_table(results_dir, dataset, name, table):
-    """Write figures that belong to no single experiment as ``<results_dir>/<dataset>/<name>.csv``.
+    """Write numbers that belong to no single experiment to ``<results_dir>/<dataset>/<name>.csv``.
 
     Parameters
     ----------
@@ -81,7 +92,7 @@ def save_table(results_dir, dataset, name, table):
 
 
 def save_result(path, result, tests):
-    """Write a result, and beside it what each run said of every test clip.
+    """Write a result, and beside it the predictions of each run for every test clip.
 
     Parameters
     ----------
@@ -99,7 +110,7 @@ def save_result(path, result, tests):
 
 
 def load_results(folder):
-    """The results in a folder: the baselines', then in the order of `EXPERIMENTS`, then ensembles'."""
+    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles."""
     first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
     paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *last]
     results = [result for result in map(read_result, paths) if result]
@@ -115,44 +126,138 @@ def count_parameters(name, args):
     return sum(p.numel() for p in MODELS[name](**args).parameters() if p.requires_grad)
 
 
+def accuracy_of(said):
+    """Accuracy of a run on one split, from the output of `runs.load_probabilities`."""
+    return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
+
+
+def make_result(name, config, seeds, tests, **more):
+    """Assemble the result of an experiment.
+
+    Parameters
+    ----------
+    name : str
+    config : dict
+        Config of one of its runs.
+    seeds : list of dict
+        From `seed_line`.
+    tests : list of dict
+        As `runs.load_probabilities` gives them, one for each run, of the same clips.
+    **more
+        Other entries, such as the number of parameters.
+
+    Returns
+    -------
+    result : dict
+        The content of ``results/<dataset>/<name>.json``; ``test`` is what `evaluation.summarise` returns.
+    """
+    one = tests[0]
+    summary = summarise(one["labels"], np.stack([test["probabilities"] for test in tests]), known_artists(one),
+                        one["genres"].tolist())
+    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
+            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
+            "device": config["device"], "versions": config["versions"], **more}
+
+
 def summarise_runs(name, runs):
-    """Put the runs of an experiment, one for each seed, together.
+    """The result of an experiment, assembled from its runs.
 
     Parameters
     ----------
     name : str
     runs : list of Path
-        Finished runs on the same clips.
+        Finished runs on the same clips, one for each seed; if cross-validated, the folders with the runs of all folds.
 
     Returns
     -------
     result : dict
-        What ``results/<dataset>/<name>.json`` holds: per seed the chosen epoch, its validation and test
-        accuracy and ``test_max`` where it was watched; over seeds what `evaluation.summarise` gives.
+        As `make_result` gives it. Of each seed: the chosen epoch, the accuracies of that epoch on validation and test,
+        and ``test_max``, the best test accuracy, where test was evaluated during training.
     """
-    tests, config = [load_probabilities(run) for run in runs], load_config(runs[0])
-    configs = [load_config(run) for run in runs]
+    tests = [load_probabilities(run) for run in runs]
+    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
     if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
         raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
-    data = [each["data"] for each in configs if each.get("data")]       # runs from before it was noted have none
+    data = [each["data"] for each in configs if each.get("data")]       # older runs did not record it
     if any(each != data[0] for each in data):
         raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
-    seeds = []
-    for run, test in zip(runs, tests, strict=True):
-        history = load_history(run)
-        best, watched = selected(history), [e["test_accuracy"] for e in history if "test_accuracy" in e]
-        seeds.append({
-            "seed": load_config(run)["training"]["seed"], "epoch": best["epoch"], "epochs": len(history),
-            "validation": round(best["validation_accuracy"], 6),
-            "test": round(float((test["probabilities"].argmax(1) == test["labels"]).mean()), 6),
-            "test_max": round(max(watched), 6) if watched else None,
-            "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-        })
-    summary = summarise(tests[0]["labels"], np.stack([t["probabilities"] for t in tests]), tests[0]["artists"],
-                        tests[0]["genres"].tolist())
-    model = config["model"]
-    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
-            "parameters": count_parameters(model["class"], model["args"]),
-            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"], "data": data[0] if data else None,
-            "commit": ", ".join(sorted({each["commit"] for each in configs if each.get("commit")})) or None}
+    seeds, model = [seed_line(run, _network_outcome) for run in runs], configs[0]["model"]
+    commits = sorted({each["commit"] for each in configs if each.get("commit")})
+    return make_result(name, configs[0], seeds, tests, parameters=count_parameters(model["class"], model["args"]),
+                       data=data[0] if data else None, commit=", ".join(commits) or None, **over_folds(seeds, configs))
+
+
+def _network_outcome(run):
+    """Epochs, accuracies and time of one run, as `seed_line` takes them."""
+    history, test = load_history(run), load_probabilities(run)
+    best, watched = selected(history), [epoch["test_accuracy"] for epoch in history if "test_accuracy" in epoch]
+    return {"epoch": best["epoch"], "epochs": len(history), "validation": round(best["validation_accuracy"], 6),
+            "test": accuracy_of(test), "test_max": round(max(watched), 6) if watched else None,
+            "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
+
+
+def seed_folders(result, runs_dir):
+    """The runs of a result: list of Path, one for each seed."""
+    folders = [run_folder(runs_dir, result["dataset"], result["experiment"], seed["seed"],
+                          0 if result.get("folds") else None) for seed in result["seeds"]]
+    return [folder.parent if result.get("folds") else folder for folder in folders]
+
+
+def seed_line(run, outcome):
+    """The entry of a seed in a result.
+
+    Parameters
+    ----------
+    run : Path
+        A finished run, or the folder with the runs of all folds.
+    outcome : function of a Path
+        Returns epoch, epochs, validation, test, test_max and seconds of a single run.
+
+    Returns
+    -------
+    dict
+        With folds, accuracies are over the clips of all folds, each validated and tested once, the epoch is the
+        median, and ``folds`` holds the entry of each.
+    """
+    parts = fold_runs(run)
+    seed = load_config((parts or [run])[0])["training"]["seed"]
+    if not parts:
+        return {"seed": seed, **outcome(run)}
+    folds = [{"fold": k, **outcome(part)} for k, part in enumerate(parts)]
+    clips = {split: [len(load_probabilities(part, split)["labels"]) for part in parts] for split in SPLITS[1:]}
+
+    def over(what, count, **how):
+        values = [fold[what] for fold in folds]
+        return None if None in values else round(float(count(values, **how)), 6)
+
+    epoch, epochs = over("epoch", np.median), over("epochs", max)
+    return {"seed": seed, "epoch": epoch and int(epoch), "epochs": epochs and int(epochs),
+            "validation": over("validation", np.average, weights=clips["validation"]),
+            "test": over("test", np.average, weights=clips["test"]),
+            "test_max": over("test_max", np.average, weights=clips["test"]),
+            "seconds": over("seconds", sum), "folds": folds}
+
+
+def over_folds(seeds, configs):
+    """Entries of a result that describe folds and leaking artists.
+
+    Parameters
+    ----------
+    seeds : list of dict
+        From `seed_line`.
+    configs : list of dict
+        Of all runs.
+
+    Returns
+    -------
+    dict
+        With folds, ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard
+        deviation over folds, ``test_sd``. If artists are in both training and test, their number as ``leaks``.
+        (An AUC over all clips compares scores of several networks, which lowers it.)
+    """
+    found, leaks = {}, {artist for config in configs for artist in config.get("leaks", [])}
+    if "folds" in seeds[0]:
+        tests = np.mean([[fold["test"] for fold in seed["folds"]] for seed in seeds], axis=0)
+        found["folds"] = {"count": len(tests), "test": tests.round(6).tolist(),
+                          "test_sd": round(float(tests.std(ddof=1)), 6)}
+    return found | ({"leaks": len(leaks)} if leaks else {})

@@ -1,4 +1,4 @@
-"""The study as data: every experiment is a row, with the figure that the original reports for it."""
+"""The study as data: every experiment is a row, with the accuracy that the original study reports."""
 
 # feature: (FrequencyCNN, TemporalCNN, SquareCNN), as the original study reports them: the best test accuracy
 # over saved epochs, in per cent.
@@ -8,12 +8,13 @@ REPORTED = {
     "chroma_cens": (31.6, 28.4, 29.9),
     "chroma_stft": (37.6, 35.1, 35.5),
     "mel_stft": (40.9, 36.8, 38.6),
+    "mfcc": (None, None, None),
     "mel128": (None, None, None),
 }
 CNNS = {"frequency": "FrequencyCNN", "temporal": "TemporalCNN", "square": "SquareCNN"}
 
 # A row: feature, model (its class), args (of the class), training (settings that differ from Training's
-# defaults), reported (the original's figure, in per cent).
+# defaults), reported (the original's accuracy, in per cent).
 EXPERIMENTS = {
     f"{feature}_{short}": {"feature": feature, "model": model, "reported": reported}
     for feature, figures in REPORTED.items()
@@ -38,14 +39,14 @@ for feature, figure in (("cqt", 51.1), ("mel_stft", None), ("mel128", None)):
 
 STUDY = tuple(EXPERIMENTS)      # the rows above: what the original built, on its features and on mel128
 
-# Ablations: a row of the study with one thing changed, or put back to what the original did.
+# Ablations: a row of the study with one thing changed, or restored to that of the original study.
 CHANGES = {
     "linear": {"scale": "linear"},                              # amplitude or power instead of decibels
-    "linear_raw": {"scale": "linear", "normalise": "nothing"},  # as the original fed its networks
+    "linear_raw": {"scale": "linear", "normalise": "nothing"},  # the input of the original study
     "raw": {"normalise": "nothing"},
-    "one_norm": {"normalise": "feature"},                       # one mean and deviation for all bins
-    "one_dropout": {"args": {"dropouts": 1}},                   # before the first dense layer alone
-    "last_pool6": {"args": {"last_pool": 6}},                   # the original's, which drops four of ten frames
+    "one_norm": {"normalise": "feature"},                       # one mean and standard deviation for all bins
+    "one_dropout": {"args": {"dropouts": 1}},                   # before the first dense layer only
+    "last_pool6": {"args": {"last_pool": 6}},                   # the original's, which ignores four of ten frames
 }
 ABLATED = dict.fromkeys(("cqt_frequency", "cqt_square", "mel_stft_frequency", "mel_stft_square"), list(CHANGES))
 ABLATED |= dict.fromkeys(("mel128_frequency", "mel128_square"), list(CHANGES)[:5])  # 128 frames leave two to pool
@@ -54,7 +55,7 @@ ABLATED |= {"cqt_frequency_resnet_all": ["linear_raw"], "cqt_sequential_gru": ["
             "mel128_sequential_gru": ["linear_raw", "one_dropout"],
             "mel128_parallel_gru": ["linear_raw", "one_dropout"]}
 
-# Past the study: networks of our own, and the training that goes with them. Each ingredient is left out once.
+# Beyond the study: our own networks and training settings, and ablations of each ingredient.
 RECIPE = {"epochs": 24, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "one_cycle": True, "weight_decay": 0.05,
           "label_smoothing": 0.1, "average": 0.998, "roll": True, "equaliser_db": 8.0, "low_pass": 0.2,
           "mix_style": 0.4}
@@ -63,9 +64,9 @@ EXPERIMENTS[STRONG] = {"feature": "mel128", "model": "StatisticsResNet", "args":
 EXPERIMENTS[f"{STRONG}_cqt"] = EXPERIMENTS[STRONG] | {"feature": "cqt", "training": RECIPE | {"low_pass": 0.0}}
 for name, features in (("scratch", ("mel128", "mfcc_3s")), ("vggish", ("mel128", "mfcc_3s", "vggish"))):
     EXPERIMENTS[f"fusion_{name}"] = {"feature": features, "model": "Fusion", "args": {"width": 0},
-                                     "training": RECIPE}        # statistics alone, no ResNet
+                                     "training": RECIPE}        # statistics only, no ResNet
 EXPERIMENTS["fusion_cqt_mel_mfcc"] = {"feature": ("cqt", "mel_stft", "mfcc"), "model": "Fusion",
-                                      "training": RECIPE | {"low_pass": 0.0}}       # which is made for mel128
+                                      "training": RECIPE | {"low_pass": 0.0}}       # low_pass is for mel128 only
 EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training": RECIPE | {"epochs": 40, "mixup": 1.0}}
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
@@ -82,7 +83,7 @@ INGREDIENTS = {
     "no_average": {"training": {"average": 0.0}},
     "mixup": {"training": {"mixup": 0.3}},
 }
-# What the original names as further work, on a network of its own: chunks of five seconds, and shifts of pitch.
+# Further work named by the original study, on one of its networks: five-second chunks, pitch shifts.
 FURTHER = {
     "chunks": {"training": {"chunk": 107}},
     "shift_bins": {"training": {"shift_bins": 2}},              # of the CQT: semitones
@@ -100,6 +101,13 @@ def with_change(name, change):
     return row | new | merged | {"reported": None, "ablates": name}
 
 
+# Why the CQT beats mel: features that differ from one of the two in a parameter (transforms.VARIANTS).
+PUZZLE = tuple(f"{feature}_{short}" for feature in ("mel84", "mel_fine", "mel84_fine", "logstft84", "cqt128")
+               for short in ("frequency", "square"))
+for name in PUZZLE:
+    feature, short = name.rsplit("_", 1)
+    EXPERIMENTS[name] = {"feature": feature, "model": CNNS[short]}
+
 for name, changes in ABLATED.items():
     EXPERIMENTS |= {f"{name}_{change}": with_change(name, change) for change in changes}
 
@@ -109,10 +117,11 @@ def features_of(row):
     return (row["feature"],) if isinstance(row["feature"], str) else row["feature"]
 
 
-# make demo: one of each family, with a schedule that takes a laptop minutes.
+# make demo: one network of each family, with a schedule that takes minutes on a laptop.
 DEMO = ("cqt_frequency", "cqt_temporal", "cqt_square", "cqt_sequential_gru", "cqt_bbnn")
 QUICK = {"epochs": 40, "one_cycle": True, "lr": 2e-3, "batch_size": 16}
-QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for those whose steps take long
+QUICK_EPOCHS = {"SequentialCRNN": 15, "ParallelCRNN": 15, "BBNN": 6}    # for networks with slow steps
 
 TITLES = {"demo": "the SYNTHETIC demo corpus: its figures say that the code runs, nothing about music",
-          "fma_small": "FMA-small, official split", "emotify": "Emotify-400"}
+          "fma_small": "FMA-small, official split", "emotify": "Emotify-400",
+          "allmusic": "AllMusic-492"}

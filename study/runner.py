@@ -1,15 +1,17 @@
-"""Train experiments with several seeds and keep their results."""
+"""Train experiments with several seeds and save their results."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from fma import DataError, dataset_name, progress_bar, some
+from learning.folds import take_fold
 from learning.runs import load_probabilities
-from study.result_files import read_result, save_result, summarise_runs
+from study.result_files import other_protocol, read_result, save_result, seed_folders, summarise_runs
 from study.rows import EXPERIMENTS
 
 
-def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, **where):
+def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, folds=False,
+                   **where):
     """Train an experiment with seeds 0, 1, ... and write its result.
 
     Parameters
@@ -20,11 +22,13 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     repeats : int
         Number of seeds.
     settings : dict, optional
-        Training settings that take precedence over the experiment's.
+        Training settings that override the experiment's.
     results_dir : path-like, optional
         ``results`` by default.
     seed : int
-        The first of the seeds.
+        The first seed.
+    folds : bool
+        Cross-validate by artist (learning/folds.py), with one network per seed and fold.
     **where
         ``runs_dir``, ``subset``, ``features_dir``, ``device`` of `training.run`.
 
@@ -33,22 +37,39 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     result : dict
         See `summarise_runs`.
     """
-    from training import run
-
     folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
     path, seeds = folder / f"{name}.json", range(seed, seed + repeats)
-    lost = would_be_lost(path, EXPERIMENTS[name], settings or {}, seeds)
+    lost = would_be_lost(path, EXPERIMENTS[name], settings or {}, seeds, folds)
     if lost:
         raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
-    runs = [run(name, EXPERIMENTS[name], data_dir, {**(settings or {}), "seed": k}, progress=progress, **where)[0]
-            for k in seeds]
+    runs = train_seeds(name, data_dir, settings or {}, seeds, folds, progress=progress, **where)
     result = summarise_runs(name, runs)
     save_result(path, result, [load_probabilities(run) for run in runs])
     return result
 
 
-def would_be_lost(path, row, settings, seeds):
-    """What of a result that is there an experiment would overwrite: seeds, or a schedule, that it does not have.
+def train_seeds(name, data_dir, settings, seeds, folds=False, **where):
+    """Train an experiment with several seeds, each on every fold if `folds`, on a dataset that is opened once.
+
+    Returns
+    -------
+    runs : list of Path
+        A folder for each seed, for `summarise_runs`.
+    """
+    from training import open_row, run
+
+    row = EXPERIMENTS[name]
+    opened = open_row(row, data_dir, **{key: where.get(key) for key in ("subset", "features_dir", "device")})
+    count, found = take_fold(opened, 0) if folds else 1, []
+    for seed in seeds:
+        for fold in range(count) if folds else [None]:
+            run_dir, _ = run(name, row, data_dir, {**settings, "seed": seed}, fold=fold, dataset=opened, **where)
+        found.append(run_dir.parent if folds else run_dir)
+    return found
+
+
+def would_be_lost(path, row, settings, seeds, folds=False):
+    """What an experiment would overwrite in an existing result: other seeds, settings or another protocol.
 
     Returns
     -------
@@ -60,6 +81,8 @@ def would_be_lost(path, row, settings, seeds):
     there = read_result(path)
     if there is None:
         return ""
+    if bool(there.get("folds")) != folds:
+        return other_protocol(folds)
     others = [s["seed"] for s in there["seeds"] if s["seed"] not in seeds]
     if others:
         return f"more seeds ({some(others)})"
@@ -67,14 +90,15 @@ def would_be_lost(path, row, settings, seeds):
     try:
         new = asdict(Training(**{**row.get("training", {}), **settings}))
     except (TypeError, DataError):
-        return ""                                           # what is wrong with them is the run's to say
-    old = asdict(Training()) | old                          # what is off is not in it
+        return ""                                           # the run reports invalid settings
+    old = asdict(Training()) | old                          # it lacks settings that are off
     differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
-def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", **where):
-    """Train several experiments on one schedule, as the notebooks do: one cycle, test watched every fifth epoch.
+def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
+                    **where):
+    """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
     Parameters
     ----------
@@ -84,31 +108,34 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     epochs : int
         Passes over the training clips.
     repeats : int or None
-        Number of seeds; None: as many as the result there has, or one.
+        Number of seeds; None for as many as the existing result has, or one.
     seed : int
-        The first of the seeds.
+        The first seed.
     runs_dir : path-like, optional
-        Finished runs are read from here; ``runs/<epochs>_epochs`` by default, so that schedules keep apart.
+        Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
     results_dir : path-like
-        A result of more seeds or of another schedule that is there stays; the new one goes to `runs_dir`.
+        An existing result with more seeds, another schedule or protocol is kept; the new one goes to `runs_dir`.
+    folds : bool or None
+        Cross-validate by artist; None: if the existing result is cross-validated.
 
     Returns
     -------
     results : dict of str to dict
-        Name to what `run_experiment` gives.
+        Name to the output of `run_experiment`.
     runs : dict of str to list of Path
-        Name to its runs, one for each seed.
+        Name to its runs, one for each seed; with folds, the folder of its folds' runs, which `load_probabilities` and
+        `load_history` of learning/runs.py take for one.
     """
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
     folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
-    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # none where all are finished
+    for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
-        lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count))
+        by_fold = bool(there and there.get("folds")) if folds is None else folds
+        lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count), by_fold)
         if lost:
-            print(f"{path} holds {lost} and stays as it is: this result goes to {runs_dir}/results")
+            print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
-                                       seed=seed, runs_dir=runs_dir, **where)
-    return results, {name: [runs_dir / result["dataset"] / name / f"seed{s['seed']}" for s in result["seeds"]]
-                     for name, result in results.items()}
+                                       seed=seed, folds=by_fold, runs_dir=runs_dir, **where)
+    return results, {name: seed_folders(result, runs_dir) for name, result in results.items()}

@@ -1,4 +1,4 @@
-"""Track statistics as a dataset: FMA's features.csv or those that features.py --statistics computed, with splits."""
+"""Track statistics as a dataset with splits: FMA's features.csv, or those of features.py --statistics."""
 
 import csv
 import hashlib
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from audio.cache import USABLE
 from datasets import FeatureDataset
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
-LEVELS = ("feature", "statistics", "number")    # of the columns of FMA's features.csv
-ONLY = {"mfcc40": [("mfcc", "mean"), ("mfcc", "std")]}      # fewer columns, to ask what the others bring
+LEVELS = ("feature", "statistics", "number")    # levels of the columns of FMA's features.csv
+ONLY = {"mfcc40": [("mfcc", "mean"), ("mfcc", "std")]}      # subsets of the columns
 
 
 def load_statistics(data_dir, subset="small", features_dir=None):
@@ -20,7 +21,7 @@ def load_statistics(data_dir, subset="small", features_dir=None):
     Parameters
     ----------
     data_dir : path-like
-        ``fma_metadata/features.csv`` is read if it is there, else the cache.
+        ``fma_metadata/features.csv`` is read if it exists, otherwise the cache.
     subset : str
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
@@ -28,12 +29,12 @@ def load_statistics(data_dir, subset="small", features_dir=None):
     Returns
     -------
     statistics : DataFrame, float32, indexed by track_id
-        Columns have FMA's three levels: feature, statistics, number. Tracks of the subset that have any.
+        The tracks of the subset that have statistics. Columns have FMA's three levels: feature, statistics, number.
 
     Raises
     ------
     DataError
-        If there is neither, or what is there is damaged or of other tracks.
+        If neither exists, or the file is damaged.
     """
     path = Path(data_dir) / "fma_metadata" / "features.csv"
     if path.is_file():
@@ -41,7 +42,7 @@ def load_statistics(data_dir, subset="small", features_dir=None):
         return table[table.index.isin(load_tracks(data_dir, subset).index)]
     features_dir = Path(features_dir or Path(data_dir) / "features")
     if not (features_dir / "statistics.npy").is_file():
-        raise DataError(f"neither {path} nor {features_dir}/statistics.npy is there: "
+        raise DataError(f"neither {path} nor {features_dir}/statistics.npy exists: "
                         f"run features.py --statistics --data-dir {data_dir}")
     cache = FeatureDataset(data_dir, "statistics", subset=subset, features_dir=features_dir)
     twice = cache.tracks.index[cache.tracks.index.duplicated()]
@@ -52,13 +53,13 @@ def load_statistics(data_dir, subset="small", features_dir=None):
     if cache.shape != (len(columns), 1) or any(len(column) != 3 for column in columns):
         raise DataError(f"{features_dir}/statistics.json does not name the columns of statistics.npy: "
                         f"delete {features_dir}/statistics.* and run features.py --statistics again")
-    good = np.flatnonzero(cache.tracks["status"] == "ok")
+    good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
     return pd.DataFrame(cache.raw(good)[:, :, 0].numpy(), index=cache.tracks.index[good],
                         columns=pd.MultiIndex.from_tuples(columns, names=LEVELS))
 
 
 def _read_features(path):
-    """FMA's features.csv, all 106,574 rows of it: in single precision it takes 220 MB."""
+    """Read FMA's features.csv, 106,574 rows; in single precision it takes 220 MB."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -69,49 +70,49 @@ def _read_features(path):
         table = pd.read_csv(path, skiprows=4, header=None, index_col=0, dtype=types)
         table.columns = pd.MultiIndex.from_arrays([row[1:] for row in header], names=LEVELS)
     except (StopIteration, ValueError, IndexError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
-        reason = " ".join(str(error).split()) or "it is cut short"
-        raise DataError(f"{path} is not laid out like FMA's ({reason}): fetch it again, or delete it to use "
+        reason = " ".join(str(error).split()) or "it is truncated"
+        raise DataError(f"{path} is not in FMA's layout ({reason}): download it again, or delete it to use "
                         "features.py --statistics") from error
     if table.index.has_duplicates:
-        raise DataError(f"{path} names track {table.index[table.index.duplicated()][0]} twice: remove one row")
+        raise DataError(f"{path} has track {table.index[table.index.duplicated()][0]} twice: remove one row")
     return table.rename_axis("track_id")
 
 
 def cached_statistics(data_dir, features, subset="small", features_dir=None):
-    """Statistics of cached features over each clip, as `resnet_models.ClipStatistics` has them.
+    """Statistics over each clip of cached features, computed by `resnet_models.ClipStatistics`.
 
     Parameters
     ----------
     data_dir : path-like
     features : sequence of str
-        Names of arrays in the cache. One of a single frame, such as an embedding, is taken as it is.
+        Names of arrays in the cache. One with a single frame, such as an embedding, is used as it is.
     subset : str
     features_dir : path-like, optional
 
     Returns
     -------
     statistics : DataFrame, float32, indexed by track_id
-        Tracks of status ok; columns (feature, number).
+        Tracks with status ok or padded; columns (feature, number).
     """
     import torch
 
     from resnet_models import ClipStatistics
 
     if len(set(features)) < len(features):
-        raise DataError(f"features are named twice: {' '.join(features)}")
+        raise DataError(f"a feature is named twice: {' '.join(features)}")
     found = {}
     for name in features:
         cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
         bins, frames = cache.shape
         summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, least=1e-9)
-        good = np.flatnonzero(cache.tracks["status"] == "ok")
+        good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
         values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
         found[name] = pd.DataFrame(values.numpy(), index=cache.tracks.index[good])
     return pd.concat(found, axis=1)
 
 
 class Statistics:
-    """Track statistics of a collection, with genres and splits as `datasets.FeatureDataset` has them.
+    """Track statistics of a collection, with genres and splits like `datasets.FeatureDataset`.
 
     Parameters
     ----------
@@ -119,22 +120,22 @@ class Statistics:
     subset : str
     features_dir : path-like, optional
     only : str, optional
-        A key of `ONLY`: use these columns alone, and keep results under a name that says so.
+        A key of `ONLY`: use these columns only; the names of results contain it.
     features : sequence of str, optional
-        Use `cached_statistics` of these features instead, and keep results under their names.
+        Use `cached_statistics` of these features instead; the names of results contain theirs.
 
     Attributes
     ----------
     values : ndarray, shape (tracks, columns), float64
-        In each statistic's own unit; NaN where there is none.
+        Each statistic in its own unit; NaN for missing ones.
     columns : MultiIndex
         FMA's names, or feature and number.
     feature : str
         "statistics", or the names of the features joined by +.
     genres, tracks, labels, rows, artists
-        As those of `FeatureDataset`. A track is used if each of its statistics is a number.
+        As in `FeatureDataset`. Only tracks whose statistics are all finite are used.
     left_out : int
-        Tracks that have a genre and a split, and no usable statistics.
+        Number of tracks with a genre and a split, but without usable statistics.
     """
 
     def __init__(self, data_dir, subset="small", features_dir=None, only=None, features=()):
@@ -143,28 +144,34 @@ class Statistics:
         table = (cached_statistics(data_dir, features, subset, features_dir) if features
                  else load_statistics(data_dir, subset, features_dir))
         self.tracks, self.feature = load_tracks(data_dir, subset), "+".join(features) or "statistics"
-        self.suffix = f"_{only or self.feature}" if only or features else ""  # of the names of results and runs
+        self.data_dir, self.subset = data_dir, subset
+        self.suffix = f"_{only or self.feature}" if only or features else ""  # in the names of results and runs
         if only:
             table = table.loc[:, [column[:2] in ONLY[only] for column in table.columns]]
         if not len(table.columns):
-            raise DataError(f"{data_dir}: its statistics have no column of {only}: run baselines.py without --only")
+            raise DataError(f"{data_dir}: the statistics have no columns of {only}: run baselines.py without --only")
         self.name, self.columns = dataset_name(data_dir, subset), table.columns
         self.values = table.reindex(self.tracks.index).to_numpy(np.float64, copy=True)
         self.genres = sorted(self.tracks["genre"].dropna().unique())
         labels = pd.Categorical(self.tracks["genre"], self.genres).codes.astype(np.int64)
+        self.labels, self.artists = torch.from_numpy(labels), artists_of(self.tracks)
+        self.use_split(self.tracks["split"].to_numpy())
+
+    def use_split(self, split):
+        """Use another split, as `FeatureDataset.use_split` does."""
+        self.tracks, labels = self.tracks.assign(split=split), self.labels.numpy()
         wanted = (labels >= 0) & self.tracks["split"].isin(SPLITS).to_numpy()
         usable = wanted & np.isfinite(self.values).all(axis=1)
-        self.rows = {s: np.flatnonzero(usable & (self.tracks["split"] == s).to_numpy()) for s in SPLITS}
+        self.rows = {s: np.flatnonzero(usable & (split == s)) for s in SPLITS}
         self.left_out = int(wanted.sum() - usable.sum())
         counts = np.bincount(labels[self.rows["training"]], minlength=len(self.genres))
         few = [genre for genre, count in zip(self.genres, counts, strict=True) if count < 2]
         empty = [split for split in SPLITS if not len(self.rows[split])]
-        if few or empty or counts.sum() < 5:    # two to have a variance, five to be neighbours
+        if few or empty or counts.sum() < 5:    # two have a variance, five are neighbours
             what = f"genre {some(few)} has fewer than two training clips" if few else (
                 f"there is no {some(empty)} clip" if empty else "there are fewer than five training clips")
-            raise DataError(f"{data_dir}: {what} with statistics ({self.left_out} tracks have none); "
-                            "python fma.py says what is wrong with the metadata")
-        self.labels, self.artists = torch.from_numpy(labels), artists_of(self.tracks)
+            raise DataError(f"{self.data_dir}: {what} with statistics ({self.left_out} tracks have none); "
+                            "python fma.py lists the problems of the metadata")
 
     def __repr__(self):
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
@@ -176,7 +183,7 @@ class Statistics:
         return self.values[self.rows[split]], self.labels[self.rows[split]].numpy()
 
     def fingerprint(self):
-        """A hash of all that a classifier is given: values, labels, splits, columns."""
+        """A hash of a classifier's whole input: values, labels, splits, columns."""
         code = hashlib.sha256(repr((self.genres, list(self.columns))).encode())
         for split in SPLITS:
             for array in (self.tracks.index[self.rows[split]].to_numpy(np.int64), *self.part(split)):

@@ -1,13 +1,13 @@
-"""Results as tables and figures: Markdown for notebooks, for the terminal and for the README.
+"""Results as Markdown tables, for notebooks, the terminal and the README.
 
-In the README a table stands between two comments, of which the first says what it holds,
+In the README a table is between two comments; the first names its content,
 
     <!-- table fma_small mel128_* baseline_* -->
     <!-- end -->
 
-and ``python experiments.py table --readme README.md`` writes it anew from ``results/``. Instead of ``table``, the rows
-of the study, there is ``ablations fma_small mel128_*``, those with one thing changed, and ``ladder fma_small
-mel128_square``, splits that leak.
+and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
+of the study) there are ``study emotify`` (the study's own table of features and networks), ``ablations fma_small
+mel128_*`` (with one thing changed) and ``ladder fma_small mel128_square`` (splits that leak).
 """
 
 import re
@@ -16,34 +16,29 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import format_accuracy, format_interval
+from evaluation import format_accuracy, format_interval, largest_share
 from fma import DataError
+from learning.folds import leak_warning
 from learning.runs import save_whole
 from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result
-from study.rows import EXPERIMENTS, TITLES
+from study.rows import CNNS, EXPERIMENTS, TITLES
 
-MARKED = re.compile(r"(<!-- (table|ablations|ladder) (\S+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-
-
-
-
-
-
+MARKED = re.compile(r"(<!-- (study|table|ablations|ladder) (\S+)(?: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDY_FEATURES = {"chroma_cqt": "Chroma CQT", "chroma_cens": "Chroma CENS", "chroma_stft": "Chroma STFT",
+                  "mel_stft": "Mel STFT", "cqt": "CQT"}      # in the order of the study's table
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first
 
 
 def results_table(results, seconds=False):
-    """The table of some results, as Markdown, with a line that says on what it was measured.
+    """Results as a Markdown table, with a sentence on how they were measured.
 
     Parameters
     ----------
     results : list of dict
-        As `result_files.summarise_runs` gives them.
+        As `result_files.load_results` gives them.
     seconds : bool
-        Show what a run took: of use where all ran on one machine with nothing beside them.
+        Show the time of a run, which is only comparable where all ran on the same, otherwise idle machine.
     """
     columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC"]
     columns += ["seconds"] * seconds
@@ -56,51 +51,126 @@ def results_table(results, seconds=False):
         place = columns.index("parameters")
         rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
     notes = []
-    if results[0]["dataset"].startswith("fma_"):        # beside our protocol the original's, which chooses on test
+    folds = [r["folds"]["count"] if r.get("folds") else None for r in results]
+    more = [("protocol", ["one split" if n is None else f"{n} folds" for n in folds])] if len(set(folds)) > 1 else []
+    if any(map(is_unbalanced, results)):
+        more += [("balanced %", list(map(_balanced, results))),
+                 ("macro F1 %", [_percent(r["test"], "macro_f1") for r in results])]
+        share, classes = largest_share(results[0]["test"]["genres"]), len(results[0]["test"]["genres"])
+        notes.append(f"Genres differ in size: chance is {100 * share:.1f} %, the largest one's share of the clips, and "
+                     f"{100 / classes:.1f} % of balanced accuracy (mean recall over genres).")
+    columns, rows = _beside(columns, rows, more)
+    if results[0]["dataset"].startswith("fma_"):        # also show the original's protocol, which chooses on test
         best = [[s["test_max"] for s in r["seeds"]] for r in results]
         best = [None if None in values else mean_and_sd(values) for values in best]
         reported = [_reported(r) for r in results]
-        for column, cells in (("test_max %", best), ("reported %", reported)):
-            if any(cells):
-                columns, rows = [*columns, column], [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        more = [(column, cells) for column, cells in (("test_max %", best), ("reported %", reported)) if any(cells)]
+        columns, rows = _beside(columns, rows, more)
         said = ["test_max"] * any(best) + ["the original’s reported figures"] * (any(best) and any(reported))
         if said:
             notes.append(f"{' and '.join(said)}: best test accuracy over saved epochs, not comparable.")
         if any(figure and r["experiment"].startswith("baseline_") for figure, r in zip(reported, results, strict=True)):
             notes.append("The original's baselines: all 518 statistics, a random split with artists on both sides.")
-    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}"
+    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}{leak_note(results)}"
+
+
+def _beside(columns, rows, more):
+    """Append columns to a table, each a name and its cells."""
+    return [*columns, *(name for name, _ in more)], [
+        [*row, *cells] for row, cells in zip(rows, zip(*(cells for _, cells in more), strict=True) if more else
+                                             [()] * len(rows), strict=True)]
+
+
+def is_unbalanced(result, most=1.5):
+    """Whether the largest genre has more than `most` times the test clips of the smallest."""
+    clips = [genre["clips"] for genre in result["test"]["genres"].values()]
+    return max(clips) > most * min(clips)
+
+
+def _balanced(result):
+    """Balanced accuracy; of older results, from the recall of each genre."""
+    recalls = [g["accuracy"] for g in result["test"]["genres"].values() if g["accuracy"] is not None]
+    return _percent({"balanced_accuracy": float(np.mean(recalls))} | result["test"], "balanced_accuracy")
+
+
+def _percent(test, figure):
+    """Mean and standard deviation of a metric over seeds; None if it was not recorded."""
+    if test.get(figure) is None:
+        return None
+    return format_accuracy({"accuracy": test[figure], "accuracy_sd": test.get(f"{figure}_sd")})
+
+
+def leak_note(results):
+    """A paragraph that warns of artists in both training and test, if there are any."""
+    most = max(r.get("leaks", 0) for r in results)
+    return f"\n\n{leak_warning(most)}" if most else ""
+
+
+def study_table(results):
+    """The study's own table as Markdown: features by networks, each accuracy beside the one that the study reports.
+
+    Parameters
+    ----------
+    results : list of dict
+        Of one data set; what is not among them is a dash.
+    """
+    there = {r["experiment"]: r for r in results}
+    rows, shown = [], []
+    for feature, title in STUDY_FEATURES.items():
+        rows.append([title])
+        for name in (f"{feature}_{short}" for short in CNNS):
+            shown += [there[name]] if name in there else []
+            ours = format_accuracy(there[name]["test"]) if name in there else None
+            rows[-1] += [ours, EXPERIMENTS[name]["reported"]]
+    if not shown:
+        raise DataError("none of the study's CNNs is among the results: python experiments.py run cqt_square")
+    columns = ["test accuracy %", *(cell for model in CNNS.values() for cell in (model, "study"))]
+    measured = re.sub(", interval over [^.]+", "", measured_on(shown))
+    chance = f"{100 * largest_share(shown[0]['test']['genres']):.1f} %"
+    return (f"{format_table(rows, columns)}\n\n{measured} Chance is {chance}. The study: FMA-small (chance 12.5 %), "
+            f"the best test accuracy over saved epochs.{leak_note(shown)}")
 
 
 def measured_on(results):
-    """The sentence under a table: data, clips, artists, seeds, protocol."""
-    clips, artists, seeds = (span(sorted({r["test"][what] for r in results}))
-                             for what in ("clips", "artists", "seeds"))
-    name, trained = results[0]["dataset"], any(r["seeds"][0]["epoch"] is not None for r in results)
+    """The sentence below a table: data, protocol, clips, artists, seeds."""
+    known = sorted({r["test"]["artists"] for r in results} - {None})
+    clips, seeds = (span(sorted({r["test"][what] for r in results})) for what in ("clips", "seeds"))
+    title, trained = title_of(results), any(r["seeds"][0]["epoch"] is not None for r in results)
     fitted = any(r["experiment"].startswith("ensemble_") for r in results)
-    return (f"Measured on {TITLES.get(name, name)}; {clips} test clips of {artists} artists, {seeds} "
+    folded = sorted({r["folds"]["count"] for r in results if r.get("folds")})
+    every = all(r.get("folds") for r in results)
+    return (f"Measured on {title}; {f'{span(folded)} folds by artist; ' if folded else ''}{clips} test clips"
+            f"{f' of {span(known)} artists' if known else ''}, {'each tested once, ' if every else ''}{seeds} "
             f"seed{'' if seeds == '1' else 's'}, {'epoch chosen on validation, ' if trained else ''}"
-            f"{'weights of ensembles fitted on validation, ' if fitted else ''}interval over artists.")
+            f"{'weights of ensembles fitted on validation, ' if fitted else ''}"
+            f"interval over {'artists' if known else 'clips, artists unknown'}.")
+
+
+def title_of(results):
+    """Title of the data in a table, with the official split unless all results are cross-validated."""
+    title = TITLES.get(results[0]["dataset"], results[0]["dataset"])
+    return title.removesuffix(", official split") if all(r.get("folds") for r in results) else title
 
 
 def span(values):
-    """Sorted numbers in a word: 3, or 1 to 3."""
+    """The range of sorted numbers: ``3``, or ``1 to 3``."""
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
 def _feature(config):
-    columns = config["feature_parameters"].get("columns")       # which baselines' have
+    columns = config["feature_parameters"].get("columns")       # of baselines
     return config["feature"] if columns is None else f"{config['feature']} ({columns})"
 
 
 def _seconds(seeds):
-    if None in (seconds := [seed["seconds"] for seed in seeds]):    # an ensemble's members were trained elsewhere
+    if None in (seconds := [seed["seconds"] for seed in seeds]):    # ensembles are not trained
         return None
     seconds = np.mean(seconds)
     return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
 
 
 def _area(value):
-    return "–" if value is None else f"{value:.3f}"             # a test set of one genre has none
+    return "–" if value is None else f"{value:.3f}"             # None for a test set of one genre
 
 
 def _reported(result):
@@ -113,29 +183,15 @@ def mean_and_sd(values):
                             "accuracy_sd": np.std(values, ddof=1) if len(values) > 1 else None})
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def ablation_pairs(results):
-    """What was ablated: for each result with one thing changed the change, the row that it was made to, and itself."""
+    """Ablations among the results: for each the name of the change, the unchanged result and the changed one."""
     there = {r["experiment"]: r for r in results}
     bases = {name: EXPERIMENTS.get(name, {}).get("ablates") for name in there}
     return [(name[len(base) + 1:], there[base], there[name]) for name, base in bases.items() if base in there]
 
 
 def compare_ablations(results_dir, pairs):
-    """Test every change: as `predictions.compare_predictions`, changed minus unchanged, with what was changed."""
+    """Test every change: the columns of `predictions.compare_predictions`, changed minus unchanged, and the change."""
     tables = {r["experiment"]: load_predictions(Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv")
               for _, base, changed in pairs for r in (base, changed)}
     found = compare_predictions(tables, [(changed["experiment"], base["experiment"]) for _, base, changed in pairs])
@@ -143,10 +199,10 @@ def compare_ablations(results_dir, pairs):
 
 
 def ablations_table(results, results_dir="results"):
-    """The ablations as Markdown: accuracies without and with each change, and whether the difference is real."""
+    """Ablations as Markdown: accuracies without and with each change, and the significance of the difference."""
     pairs = ablation_pairs(results)
     if not pairs:
-        raise DataError("no ablation among the results: run a row with one thing changed, and the row itself")
+        raise DataError("no ablation among the results: run an experiment, and the same with one thing changed")
     found = compare_ablations(results_dir, pairs)
     rows = [[base["experiment"], change, *(mean_and_sd([s["validation"] for s in r["seeds"]]) for r in (base, changed)),
              *(format_accuracy(r["test"]) for r in (base, changed)),
@@ -154,11 +210,12 @@ def ablations_table(results, results_dir="results"):
             for (change, base, changed), (_, f) in zip(pairs, found.iterrows(), strict=True)]
     columns = ["experiment", "change", "validation %", "changed", "test %", "changed", "difference",
                "95 % interval", "p (Holm)"]
-    return format_table(rows, columns) + "\n\n" + measured_on([r for _, *both in pairs for r in both])
+    both = [r for _, *pair in pairs for r in pair]
+    return f"{format_table(rows, columns)}\n\n{measured_on(both)}{leak_note(both)}"
 
 
 def p_word(p):
-    """A p-value as a table shows it.
+    """A p-value as text for a table.
 
     >>> p_word(0.0312), p_word(0.0001)
     ('0.031', '< 0.001')
@@ -173,15 +230,11 @@ def load_ladder(results_dir, dataset, experiment):
     found = {rung: result for rung, result in there.items() if result}
     if not found:
         raise DataError(f"{results_dir}/ladder has no {experiment} on {dataset}: python -m study.leakage {experiment}")
-    for rung, result in found.items():
-        if "n_frames" not in result["config"]["model"]["args"]:
-            raise DataError(f"{results_dir}/ladder/{dataset}_{rung}/{experiment}.json is of no network of {dataset}'s "
-                            "chunks: delete it and run the experiment again")
     return found
 
 
 def ladder_table(results):
-    """The rungs as Markdown: test chunks, accuracy on validation and test, and the interval over artists.
+    """The rungs as Markdown: test chunks, accuracy on validation and test, interval over artists.
 
     Parameters
     ----------
@@ -191,7 +244,7 @@ def ladder_table(results):
     rows = [[rung.replace("_", ", "), f"{r['test']['clips']:,}", mean_and_sd([s["validation"] for s in r["seeds"]]),
              format_accuracy(r["test"]), format_interval(r["test"]["interval"])] for rung, r in results.items()]
     rung, one = next(iter(results.items()))
-    name, frames = one["dataset"].removesuffix(f"_{rung}"), one["config"]["model"]["args"]["n_frames"]
+    name, frames = one["dataset"].removesuffix(f"_{rung}"), one["config"]["model"]["args"].get("n_frames", "unknown")
     seeds = span(sorted({r["test"]["seeds"] for r in results.values()}))
     return (format_table(rows, ["split", "test chunks", "validation %", "test %", "95 % interval"]) +
             f"\n\nMeasured on {TITLES.get(name, name)}: {one['experiment']} on chunks of {frames} frames; {seeds} "
@@ -199,14 +252,14 @@ def ladder_table(results):
 
 
 def marked_tables(text, results_dir="results"):
-    """A text with every marked table written anew from the results.
+    """A text with every marked table updated from the results.
 
     Parameters
     ----------
     text : str
-        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; a name may hold ``*``. For ``table``
-        these are rows of the study and baselines, for ``ablations`` the rows with one thing changed, and ``ladder``
-        takes the name of one experiment.
+        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; names may contain ``*``. ``table``
+        takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, ``ladder`` the
+        name of one experiment, and ``study`` none.
     results_dir : path-like
 
     Returns
@@ -215,13 +268,17 @@ def marked_tables(text, results_dir="results"):
     """
     def write(match):
         begin, kind, dataset, names, end = match.groups()
+        if kind == "study":
+            return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
+        if not names:
+            raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
         if kind == "ladder":
             return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
         chosen = [r for r in load_results(Path(results_dir) / dataset)
                   if any(fnmatch(r["experiment"], name) for name in names.split())
                   and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
         if not chosen:
-            raise DataError(f"{results_dir}/{dataset} has no result that is named {names}: mend the table's first line")
+            raise DataError(f"{results_dir}/{dataset} has no result named {names}: correct the first line of the table")
         table = ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
         return f"{begin}\n{table}\n\n{end}"
 
@@ -229,19 +286,19 @@ def marked_tables(text, results_dir="results"):
 
 
 def write_marked_tables(path, results_dir="results"):
-    """Bring the marked tables of a file up to date."""
+    """Update the marked tables of a file."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} not found: name the file whose tables are to be written")
+        raise DataError(f"{path} not found: name the file whose tables to update")
     try:
         text = marked_tables(path.read_text(encoding="utf-8"), results_dir).encode()
     except UnicodeError as error:
-        raise DataError(f"{path}, or a result that it shows, is not UTF-8: save it as that") from error
+        raise DataError(f"{path}, or a result in it, is not UTF-8: convert it to UTF-8") from error
     save_whole(path, lambda temporary: temporary.write_bytes(text))
 
 
 def plain_cell(value):
-    """What a cell shows, as text: names of genres and folders may hold what Markdown or HTML would act upon.
+    """Text of a cell, with Markdown and HTML escaped: names of genres and folders may contain either.
 
     >>> plain_cell("Rock | <b>Roll</b>"), plain_cell("< 0.001")
     ('Rock \\\\| &lt;b>Roll&lt;/b>', '< 0.001')
@@ -251,12 +308,12 @@ def plain_cell(value):
 
 
 def format_table(rows, columns):
-    """A Markdown table whose columns line up in a terminal too; columns of figures are set to the right.
+    """A Markdown table whose columns also line up in a terminal; numeric columns are right-aligned.
 
     Parameters
     ----------
     rows : list of sequences
-        One cell per column; numbers are written as they are, None as a dash.
+        One cell per column; None is written as a dash.
     columns : list of str
 
     Returns

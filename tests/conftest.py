@@ -107,6 +107,12 @@ def write_cache(data_dir, name, stored, ids=None, status=None, **info):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    """Epochs of these tests take milliseconds: all of them are saved, where longer trainings save every few seconds."""
+    monkeypatch.setattr("training.SAVE_EVERY", 0)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """One thread for torch, as in the subprocesses: the same sums in the same order."""

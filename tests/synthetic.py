@@ -1,4 +1,4 @@
-"""A collection of random features in which genres differ, and an environment with nothing but what training needs."""
+"""Synthetic inputs of tests: a collection of random features, a result, an environment with only training's needs."""
 
 import json
 import os
@@ -46,3 +46,21 @@ def quiet_environment(folder):
     paths = os.pathsep.join(map(str, (folder, ROOT, ROOT / "tests")))
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                          "CUDA_VISIBLE_DEVICES": ""}
+
+
+def made_up(name, seed, accuracy, folder):
+    """A result of one seed on 40 clips of 20 artists, right on the share given, and its predictions."""
+    from evaluation import summarise
+    from study.result_files import save_result
+
+    labels = np.arange(40) % 2
+    right = np.random.default_rng(0).permutation(40) < round(accuracy * 40)     # the better one wherever the worse is
+    test = {"probabilities": np.eye(2)[np.where(right, labels, 1 - labels)], "labels": labels, "tracks": np.arange(40),
+            "artists": np.arange(40) // 2, "genres": np.array(["Folk", "Rock"])}
+    summary = summarise(labels, test["probabilities"], test["artists"], ["Folk", "Rock"])
+    seeds = [{"seed": seed, "epoch": 1, "epochs": 1, "validation": 0.5, "test": accuracy, "test_max": None,
+              "seconds": 1.0}]
+    result = {"experiment": name, "dataset": folder.name, "seeds": seeds, "test": summary, "parameters": 10,
+              "config": {"model": {"class": "SquareCNN", "args": {}}, "feature": "cqt", "training": {},
+                         "feature_parameters": {}}}
+    save_result(folder / f"{name}.json", result, [test])

@@ -87,7 +87,7 @@ def test_the_cache_is_read_as_fmas_file_is(tiny):
 
 def test_rows_genres_and_labels_are_those_of_a_network(tiny):
     index = pd.read_csv(tiny / "features" / "index.csv")
-    index.loc[[3, 70, 90], "status"] = ["short", "silent", "missing"]
+    index.loc[[3, 20, 70, 90], "status"] = ["short", "padded", "silent", "missing"]
     index.to_csv(tiny / "features" / "index.csv", index=False)
     ours, network = Statistics(tiny), FeatureDataset(tiny, "statistics")
     assert ours.genres == network.genres and ours.name == network.name and ours.left_out == 3
@@ -111,11 +111,11 @@ def test_a_track_without_a_number_is_left_out_and_counted(tiny, value):
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda path: path.write_text(""), "cut short"),
-    (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not laid out like FMA's"),
+    (lambda path: path.write_text(""), "truncated"),
+    (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not in FMA's layout"),
     (lambda path: path.write_text("track_id,a,b\n" * 9), "must read feature, statistics, number, track_id"),
-    (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not laid out like FMA's"),
-    (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n"), "names track 97 twice"),
+    (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not in FMA's layout"),
+    (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n"), "has track 97 twice"),
 ])
 def test_a_damaged_features_csv_is_named(tiny, damage, words):
     table = load_statistics(tiny)
@@ -161,7 +161,7 @@ def test_fewer_columns_stand_beside_all_of_them(tiny, fitted, tmp_path):
     assert both[0]["seeds"][0]["test"] == fitted[1]["SVC"]["seeds"][0]["test"] and both[1]["reported"] is None
     zcr = [k for k, column in enumerate(COLUMNS) if column[0] == "zcr"]
     features_csv(tiny, data.tracks.index, data.values[:, zcr], [COLUMNS[k] for k in zcr])
-    with pytest.raises(DataError, match="no column of mfcc40"):
+    with pytest.raises(DataError, match="no columns of mfcc40"):
         Statistics(tiny, only="mfcc40")
 
 
@@ -291,12 +291,6 @@ def test_other_values_or_settings_are_fitted_anew(tiny, tmp_path, monkeypatch):
     assert np.array_equal(load_probabilities(runs["SVC"][0])["probabilities"], scores_of(model, data.part("test")[0]))
 
 
-def test_fewer_seeds_do_not_replace_a_result_of_more(fitted):
-    data, _, _, folder = fitted
-    with pytest.raises(DataError, match="baseline_MLP.json has more than 1 seed"):
-        fit_baselines(data, ["SVC", "MLP"], 1, folder / "results", folder / "runs", progress=False)
-
-
 def test_by_default_as_many_seeds_are_fitted_as_the_result_has(fitted, tmp_path, monkeypatch):
     data, results, _, folder = fitted
     shutil.copytree(folder / "results", tmp_path / "results")               # a fresh clone has no runs
@@ -305,7 +299,7 @@ def test_by_default_as_many_seeds_are_fitted_as_the_result_has(fitted, tmp_path,
     assert [again[name]["test"] for name in names] == [results[name]["test"] for name in names]
     assert [len(runs[name]) for name in names] == [1, 3]
     monkeypatch.setattr(classifiers, "fit_seed", lambda *args: pytest.fail("fitted before the results were read"))
-    with pytest.raises(DataError, match="MLP.json has more than 1 seed.*pass --repeats 3"):
+    with pytest.raises(DataError, match="MLP.json has 3 seeds: pass --repeats 3"):
         fit_baselines(data, ["SVC", "MLP"], 1, **where, progress=False)
 
 
@@ -343,8 +337,6 @@ def test_every_classifier_has_a_small_panel(fitted, kind, axis):
         areas, right = results[name]["test"]["macro_auc_per_seed"], results[name]["test"]["accuracy_per_seed"]
         assert title == f"{name}  " + (f"{areas[0]:.3f}" if kind == "roc" else f"{100 * right[0]:.1f} %")
     assert axis in figure.get_supxlabel()
-    with pytest.raises(ValueError, match="kind"):
-        plot_panels(labels, scores, data.genres, "bars")
 
 
 @pytest.mark.filterwarnings("error")
@@ -361,7 +353,7 @@ def test_the_command_prints_a_table_and_says_in_a_line_what_is_wrong(tiny, tmp_p
     assert run_command(lambda: baselines.main(["SVC", "LDA", *where])) == 0
     said = capsys.readouterr().out
     assert "tiny: 32 statistics" in said and "baseline_LDA" in said and "18 test clips of 9 artists" in said
-    for argv, words in ((["svc"], "no classifier is named svc: choose of LogisticRegression"),
+    for argv, words in ((["svc"], "no classifier is named svc: choose from LogisticRegression"),
                         (["SVC", "--repeats", "0"], "--repeats must be at least 1")):
         assert run_command(lambda argv=argv: baselines.main([*argv, *where])) == 2
         complaint = capsys.readouterr().err

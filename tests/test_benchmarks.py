@@ -173,17 +173,6 @@ def test_the_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
         table.put(path, "new")
 
 
-def test_the_readmes_show_the_same_run():
-    """A figure in README.md is one of the run that benchmarks/README.md keeps in full."""
-    def rows(path):
-        _, _, rest = (commands.ROOT / path).read_text(encoding="utf-8").partition(table.MARKS[0])
-        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in rest.partition(table.MARKS[1])[0]
-                 .splitlines() if line.startswith("|")]
-        return [tuple(line) for line in lines[2:]]
-    gist = rows("README.md")
-    assert len(gist) > 8 and set(gist) <= set(rows("benchmarks/README.md"))
-
-
 def test_a_collection_on_disk_has_all_its_clips_and_splits(tmp_path):
     commands.data_of(tmp_path, 640, n_files=4)
     dataset = FeatureDataset(tmp_path, "cqt")

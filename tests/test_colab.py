@@ -57,6 +57,8 @@ def internet(tmp_path):
     study.mkdir(parents=True)
     copy_code(study)
     shutil.copy(ROOT / "requirements.txt", study)
+    (study / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "colab.py", study / "notebooks")
     somebody = ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"]):
         subprocess.run(["git", "-C", study, *somebody, *command], check=True)
@@ -96,5 +98,6 @@ def test_where_nothing_can_be_fetched_one_line_says_what_to_do(tmp_path, reposit
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "notebooks"], ids=lambda p: p.name)
 def test_in_a_clone_nothing_is_fetched(folder):
-    done = run_python(folder, f"data_dir = 'data'\n{setup_cell('')}\nimport fma; print(fma.__file__, data_dir)")
-    assert done.stdout.split() == [str(ROOT / "fma.py"), "data"], done.stderr
+    said = "import fma; print(fma.__file__, data_dir, os.getcwd())"
+    done = run_python(folder, f"data_dir = 'data'\n{setup_cell('')}\n{said}")
+    assert done.stdout.split() == [str(ROOT / "fma.py"), "data", str(ROOT)], done.stderr

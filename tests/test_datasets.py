@@ -21,7 +21,7 @@ from fma import DataError
 IDS = [70, 9, 800, 12, 11, 10, 4, 5, 6, 7, 33, 34]     # no row is where its id would sort
 SPLIT = ["training", "validation", "test"] * 4
 GENRE = ["Rock", "Folk", "Rock", "Folk", "Rock", "Rock", None, "Folk", "Folk", "Rock", "Rock", "Folk"]
-STATUS = ["ok"] * 8 + ["silent", "ok", "undecodable", "ok"]
+STATUS = ["ok"] * 7 + ["padded", "silent", "ok", "undecodable", "ok"]
 BINS, FRAMES = 4, 6
 SCALARS = {"scale": 0.5, "offset": -80.0}
 PER_BIN = {"scale": [0.5, 1.0, 2.0, 0.25], "offset": [-80.0, 0.0, 3.5, 100.0]}

@@ -10,6 +10,7 @@ from synthetic import make_collection
 
 import experiments
 import training
+from audio.transforms import VARIANTS
 from experiments import load_results, results_table
 from fma import DataError, run_command
 from learning import runs
@@ -28,6 +29,7 @@ CRNNS = {               # LSTM, bidirectional LSTM, GRU, bidirectional GRU
     "sequential": (41.5, 40.1, 44.9, 43.4), "parallel": (42.0, 44.9, 43.1, 41.6),
 }
 BINS = {"cqt": 84, "mel_stft": 128, "mel128": 128, "chroma_cqt": 12, "chroma_cens": 12, "chroma_stft": 12}
+BINS |= {name: given["bins"] for name, given in VARIANTS.items()}
 FAST = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,6 +102,11 @@ def test_every_network_of_the_study_can_be_built(name):
 def test_a_name_says_what_is_trained(name, model, args):
     row = EXPERIMENTS[name]
     assert name.startswith(row["feature"]) and (row["model"], row.get("args", {})) == (model, args)
+
+
+def test_every_variant_of_a_feature_has_its_rows_outside_the_study():
+    assert set(rows.PUZZLE) == {f"{name}_{short}" for name in VARIANTS for short in ("frequency", "square")}
+    assert not set(rows.PUZZLE) & set(rows.STUDY) and set(rows.PUZZLE) <= set(EXPERIMENTS)
 
 
 def test_the_demo_has_one_of_each_family():
@@ -302,7 +309,7 @@ def test_a_result_is_not_replaced_by_one_that_lacks_its_seeds_or_schedule(tiny, 
     assert path.read_bytes() == before and not (tmp_path / "runs").exists()         # and nothing was trained for it
     capsys.readouterr()
     quick, _ = runner.run_experiments(["chroma_cqt_square"], tiny, 1, **where)     # a notebook's quick look
-    assert "stays as it is" in capsys.readouterr().out and path.read_bytes() == before
+    assert "and is kept" in capsys.readouterr().out and path.read_bytes() == before
     kept = json.loads((tmp_path / "runs" / "results" / "tiny" / "chroma_cqt_square.json").read_text())
     assert kept == json.loads(json.dumps(quick["chroma_cqt_square"])) != result
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import test_download
 from conftest import ROOT
-from test_tables import made_up
+from synthetic import made_up
 from test_training import outcome, train
 
 import experiments
@@ -185,7 +185,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(tiny, tmp_path, undisturbed):
     """The command is at it; this process is refused until the other is killed, and then ends as if alone."""
     line = [sys.executable, "-c", "import sys, test_training as t, pathlib, time\n"
             "from learning import runs\nsave = runs.save_state\n"
-            "runs.save_state = lambda *args: (save(*args), time.sleep(99))\nt.torch.set_num_threads(1)\n"
+            "runs.save_state = lambda *args: (save(*args), time.sleep(99))\n"
+            "t.training.SAVE_EVERY = 0\nt.torch.set_num_threads(1)\n"
             "t.train(*map(pathlib.Path, sys.argv[1:]))", tiny, tmp_path]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     other = subprocess.Popen(line, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
@@ -248,8 +249,9 @@ time.time = time.monotonic = time.perf_counter = lambda: float(next(past))
 """
 PLACES = {
     "usual": ({}, ""),
-    "no UTF-8, clock set back": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, BACKWARDS),
-    "Turkish": ({"LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "0", "PYTHONIOENCODING": "iso8859-9", "TZ": "Asia/Tokyo"}, ""),
+    "files not UTF-8 by default, clock set back": (
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}, BACKWARDS),
+    "Turkish": ({"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo"}, ""),
 }
 
 

@@ -18,7 +18,7 @@ NEEDED = {("set", "split"): ["training", "validation", "test"], ("set", "subset"
 
 
 @pytest.fixture
-def healthy(tmp_path):
+def healthy(tmp_path, monkeypatch):
     """Twelve tracks of two genres and six artists in FMA's layout, audio included, with nothing wrong."""
     ids = [3, 10, 11, 12, 13, 14, 150, 151, 152, 153, 1154, 155_000]
     write_tracks(tmp_path, ids, {
@@ -30,6 +30,8 @@ def healthy(tmp_path):
         path = fma.audio_path(tmp_path, i)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    monkeypatch.setattr(fma, "FEW_CLIPS", 2)        # which the genres of so small a collection have
+    monkeypatch.setattr(fma, "FEW_ARTISTS", 3)
     return tmp_path
 
 
@@ -204,6 +206,28 @@ def test_a_genre_that_a_split_lacks_is_found(healthy):
     for i in (150, 151, 152, 153, 1154, 155_000):
         change(healthy, ("set", "split"), i, "test")
     assert audit(healthy) == ["no training track of genre Rock", "no validation track of genre Rock"]
+
+
+def test_an_artist_in_two_folds_is_found(tmp_path):
+    write_tracks(tmp_path, range(1, 61), NEEDED | {("artist", "id"): range(20), ("set", "split"): ["training"],
+                                                   ("set", "fold"): [*range(20)] * 2 + [1, *range(1, 20)]})
+    [problem] = [line for line in audit(tmp_path) if "than one fold" in line]
+    assert problem == "1 artists are in more than one fold: artist 0"
+
+
+def test_genres_of_few_clips_or_artists_are_named(tmp_path):
+    genres, artists = ["Folk"] * 9 + ["Rock"] * 10 + ["Jazz"] * 10, [*range(9), *range(10), *[1, 2, 3, 4] * 3]
+    write_tracks(tmp_path, range(29), NEEDED | {("set", "split"): ["training"], ("track", "genre_top"): genres,
+                                                ("artist", "id"): artists[:29]})
+    said = [line for line in audit(tmp_path) if line.startswith("a genre")]
+    assert said == ["a genre has fewer than 10 training clips: Folk (9)", "a genre has fewer than 5 artists: Jazz (4)"]
+
+
+def test_several_genres_in_one_field_are_named(tmp_path):
+    names = ["pop|rock", "Pop/Rock", "a;b", "Old-Time / Historic", "['Folk', 'Pop']", "R&B [live]", None, "a;b"]
+    write_tracks(tmp_path, range(8), NEEDED | {("track", "genre_top"): names})
+    [said] = [line for line in audit(tmp_path) if "several genres" in line]
+    assert said.startswith("4 tracks have") and said.endswith(": pop|rock, a;b, ['Folk', 'Pop']")
 
 
 def test_an_unknown_split_is_found(healthy):

@@ -209,7 +209,7 @@ def test_a_config_of_terabytes_is_refused_before_they_are_taken(broken, valid, m
     built = []
     build = training.build
     monkeypatch.setattr(training, "build", lambda given: built.append(torch.empty(0).device.type) or build(given))
-    with pytest.raises(DataError, match=r"some.safetensors has not the [\d,]{13} bytes of the network"):
+    with pytest.raises(DataError, match=r"some.safetensors does not have the [\d,]{13} bytes of the network"):
         load_classifier(valid / "weights/some")
     assert built == ["meta"]
 
@@ -220,13 +220,13 @@ def test_weights_that_are_not_numbers(broken, valid):
     weights = load((valid / "weights/some.safetensors").read_bytes())
     broken("weights/some.safetensors", save({name: x * np.nan if x.is_floating_point() else x
                                              for name, x in weights.items()}))
-    with pytest.raises(DataError, match="no probability for each of its genres"):
+    with pytest.raises(DataError, match="not one probability per genre"):
         load_classifier(valid / "weights/some")
 
 
 @pytest.mark.parametrize("name, content, read, message", [
     ("tiny/fma_metadata/genres.csv", b"genre_id,title,parent,top_level\n1,A,0,1\n1,B,0,1\n", read_tracks,
-     "genres.csv names genre 1 twice"),
+     "genres.csv has genre 1 twice"),
     ("unfinished/.partial/plan.json", b'{"names": [null], "ids": [], "infos": {}}', read_plan, "plan.json is damaged"),
     ("unfinished/.partial/plan.json", b'{"names": ["mfcc"], "ids": [1], "infos": "x"}', read_plan, "unfinished"),
     (f"{RUN}/history.jsonl", b'{"validation_accuracy": 0.5, "validation_loss": 1.0}\n', read_run, "history.jsonl is"),

@@ -126,7 +126,7 @@ def test_tables_that_a_notebook_keeps_are_committed(path):
 
 
 def test_notebooks_begin_alike():
-    """Parameters, then one setup cell: what is mended in one is mended in all."""
+    """Parameters, then one setup cell: a fix in one is a fix in all."""
     assert not [path.name for path in NOTEBOOKS if "data_dir = " not in "".join(cells(path)[0]["source"])]
     setups = {re.sub('^REPOSITORY = "[^"]*"', "", "".join(cells(path)[1]["source"]), flags=re.M) for path in NOTEBOOKS}
     assert len(setups) == 1

@@ -16,12 +16,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import training
-from fma import run_command
+from fma import DataError, run_command
 from learning import devices, inference, runs
 from learning.steps import learning_rate
 from study.rows import EXPERIMENTS
 from training import Training
 
+CPU = torch.device("cpu")
 SHORT = {"epochs": 4, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,8 +119,8 @@ def killed(tiny, tmp_path_factory):
     """`python training.py`, killed twice at random moments and then left to finish: its folder, what it printed."""
     folder = tmp_path_factory.mktemp("killed")
     environment, run_dir = quiet_environment(folder / "site"), folder / "runs" / "tiny" / "chroma_cqt_square" / "seed0"
-    line = [sys.executable, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", folder / "runs",
-            "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
+    line = [sys.executable, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir",
+            folder / "runs", "--epochs", "30", "--batch-size", "16", "--one-cycle", "true", "--precision", "float32"]
     endings = []
     for epochs in (2, 9):
         process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
@@ -131,6 +132,7 @@ def killed(tiny, tmp_path_factory):
             time.sleep(0.005)
         process.kill()
         endings.append(process.wait())
+    environment = {k: v for k, v in environment.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "verbose"}
     last = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     return run_dir, endings, last
 
@@ -153,6 +155,13 @@ def test_the_command_trains_without_any_audio_or_plotting_library(killed):
     best = runs.selected(runs.load_history(run_dir))
     assert f"epoch {best['epoch']} of 30 has the best validation accuracy" in last.stdout
     assert best["validation_accuracy"] >= 0.75              # and it learned
+
+
+def test_threads_that_wait_do_not_spin(killed):
+    shown = killed[2].stderr                # what OpenMP prints when it is loaded
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("this torch comes with another OpenMP than GCC's")
+    assert "GOMP_SPINCOUNT = '0'" in shown
 
 
 def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
@@ -261,7 +270,8 @@ def test_the_optimizer_gets_the_scheduled_rates(tiny, tmp_path, one_cycle):
     assert [e["lr"] for e in history] == [learning_rate(last, 12, settings) for last in (2, 5, 8, 11)]  # 3 steps each
 
 
-def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch, precision):
     norms = []
 
     class Watched(torch.optim.Adam):
@@ -270,10 +280,11 @@ def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch):
             super().step()
 
     monkeypatch.setitem(training.OPTIMIZERS, "adam", Watched)
-    train(tiny, tmp_path / "free", epochs=2)
+    train(tiny, tmp_path / "free", epochs=2, precision=precision)
     free, norms[:] = norms[:], []
-    train(tiny, tmp_path / "clipped", epochs=2, clip_norm=0.1)
-    assert min(free) > 0.1 and max(norms) <= 0.1 * (1 + 1e-5) and len(norms) == len(free) == 6
+    train(tiny, tmp_path / "clipped", epochs=2, clip_norm=0.1, precision=precision)
+    assert 0.1 < min(free) and max(free) < 100 and len(norms) == len(free) == 6     # not those of a scaled loss
+    assert norms == pytest.approx([0.1] * 6, rel=1e-4)
 
 
 def test_adamw_decays_weights_by_rate_times_decay(tiny, tmp_path):
@@ -289,7 +300,13 @@ def test_adamw_decays_weights_by_rate_times_decay(tiny, tmp_path):
     assert (other - start[name]).abs().median() > 0.02                                  # three steps of the full rate
 
 
-@pytest.mark.parametrize("capability, expected", [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+# ---- precision ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capability, expected", [
+    ((5, 2), "float32"), ((6, 0), "float16"), ((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"),
+    ((8, 0), "bfloat16"), ((9, 0), "bfloat16"), ((12, 0), "bfloat16"),
+])
 def test_auto_precision_asks_the_gpu_of_the_run(monkeypatch, capability, expected):
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
@@ -298,10 +315,113 @@ def test_auto_precision_asks_the_gpu_of_the_run(monkeypatch, capability, expecte
     assert devices.choose_precision("float32", device) == "float32"
 
 
-def test_bfloat16_computes_in_bfloat16(tiny, monkeypatch):
+@pytest.mark.parametrize("instructions, used, expected", [
+    ({"amx_bf16": True}, True, "bfloat16"), ({"avx512_bf16": True}, True, "bfloat16"),
+    ({"avx512_f": True, "avx512_bf16": False}, True, "float32"),            # oneDNN emulates it
+    ({"amx_bf16": True, "avx512_bf16": True}, False, "float32"),            # ONEDNN_MAX_CPU_ISA=AVX2
+])
+def test_auto_precision_of_a_cpu_is_what_it_multiplies_and_onednn_uses(monkeypatch, instructions, used, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: used)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert devices.choose_precision("auto", CPU) == expected
+    assert devices.choose_precision("auto", torch.device("mps")) == "float32"
+
+
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("could not create a primitive. Run with ONEDNN_VERBOSE=all\nin C++")
+
+
+class Picky(nn.Linear):
+    """As an LSTM on a CPU without AVX-512, or a layer on one that has bfloat16 kernels forward alone."""
+
+    def __init__(self, stage):
+        super().__init__(4, 4)
+        self.stage, self.norm = stage, nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        x, coarse = self.norm(super().forward(x)), torch.is_autocast_enabled("cpu")
+        if coarse and self.stage == "forward":
+            raise RuntimeError("could not create a primitive. Run with ONEDNN_VERBOSE=all\nin C++")
+        return NoBackward.apply(x) if coarse and self.stage == "backward" else x
+
+
+@pytest.mark.parametrize("stage", ["forward", "backward"])
+def test_what_a_device_cannot_train_is_found_by_trying(monkeypatch, stage):
+    monkeypatch.setattr(devices, "fast_precisions", lambda device: ("bfloat16",))
+    x = torch.randn(2, 4)
+    assert devices.choose_precision("auto", CPU, Picky("never"), x) == "bfloat16"
+    network = Picky(stage)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert devices.choose_precision("auto", CPU, network, x) == "float32"
+    with pytest.raises(DataError) as error:
+        devices.choose_precision("bfloat16", CPU, network, x)
+    assert str(error.value) == ("Picky cannot be trained in bfloat16 on this cpu (could not create a primitive): "
+                                "pass --precision float32")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.weight.grad is None
+
+
+def test_an_explicit_precision_is_tried_on_the_network_of_the_run(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training.MODELS["SquareCNN"], "forward", lambda self, x: Picky("forward")(x[:, :4, 0]))
+    status, said = command(capsys, "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", tmp_path / "runs",
+                           "--precision", "bfloat16", "--device", "cpu")
+    assert status == 2 and len(said) == 1 and "SquareCNN cannot be trained in bfloat16 on this cpu" in said[0]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("fast, expected", [(("bfloat16",), torch.bfloat16), ((), torch.float32)])
+def test_bfloat16_computes_in_bfloat16_where_it_is_fast(tiny, monkeypatch, fast, expected):
     seen = []
+    monkeypatch.setattr(devices, "fast_precisions", lambda device: fast)
     hook = nn.modules.module.register_module_forward_hook(lambda layer, _, out: seen.append((type(layer), out.dtype)))
     dataset = training.open_dataset(tiny, "chroma_cqt")
     training.predict(training.MODELS["SquareCNN"](12, 64, 4), dataset, dataset.rows["test"], "bfloat16")
     hook.remove()
-    assert {dtype for kind, dtype in seen if kind is nn.Conv2d} == {torch.bfloat16}
+    assert {dtype for kind, dtype in seen if kind is nn.Conv2d} == {expected}
+
+
+def test_a_finished_run_is_read_where_its_precision_is_missing(tiny, tmp_path, monkeypatch):
+    run_dir, history = train(tiny, tmp_path, precision="bfloat16")
+    monkeypatch.setattr(devices, "fast_precisions", lambda device: ())
+    assert train(tiny, tmp_path, precision="auto") == (run_dir, history)
+
+
+def overflowing(monkeypatch, start=2.0**24):
+    """A scale that overflows at first and then grows every second step, until it overflows again."""
+    monkeypatch.setattr(training, "gradient_scaler", lambda precision, device: torch.amp.GradScaler(
+        device.type, init_scale=start, growth_interval=2, enabled=precision == "float16"))
+
+
+def test_float16_goes_on_with_the_scale_it_had(tiny, tmp_path, monkeypatch):
+    overflowing(monkeypatch)
+    settings = {"precision": "float16", "clip_norm": 1.0}
+    whole, history = train(tiny, tmp_path / "whole", **settings)
+    with pytest.MonkeyPatch.context() as once, pytest.raises(Cut):
+        cut(once, tqdm, "update", 8)                        # in the third epoch
+        train(tiny, tmp_path / "cut", **settings)
+    state = torch.load(next((tmp_path / "cut").rglob("state.pt")), weights_only=True)
+    assert state["scaler"]["scale"] not in (2.0**24, 2.0**16)
+    assert outcome(train(tiny, tmp_path / "cut", **settings)[0]) == outcome(whole)
+
+
+def test_steps_that_overflow_are_skipped_and_counted(tiny, tmp_path, monkeypatch):
+    overflowing(monkeypatch, 2.0**120)                      # too large for every step
+    settings = {"precision": "float16", "epochs": 2}
+    run_dir, history = train(tiny, tmp_path / "all", **settings)
+    assert [epoch["skipped_steps"] for epoch in history] == [3, 3]
+    torch.manual_seed(0)
+    fresh = training.build(runs.load_config(run_dir))
+    kept = runs.load_weights(run_dir, training.build(runs.load_config(run_dir)))
+    assert all(map(torch.equal, kept.parameters(), fresh.parameters()))
+    assert "; 6 steps overflowed in float16 and were skipped" in training.report(run_dir)
+    overflowing(monkeypatch, 1.0)
+    run_dir, history = train(tiny, tmp_path / "none", **settings)
+    assert [epoch["skipped_steps"] for epoch in history] == [0, 0] and "overflowed" not in training.report(run_dir)
+    assert history[-1]["train_loss"] < 2

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("options, words", [
     (["--optimizer", "sgd"], "optimizer 'sgd' is unknown: choose adam, adamw"),
-    (["--precision", "float16"], "precision 'float16' is unknown: choose auto, float32, bfloat16"),
+    (["--precision", "float64"], "precision 'float64' is unknown: choose auto, float32, bfloat16, float16"),
     (["--epochs", 0], "epochs must be above 0"),
     (["--batch-size", -1], "batch_size must be above 1"),
     (["--lr", "nan"], "lr must be above 0"),
@@ -44,7 +44,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing_behind(tiny, tmp_path, c
 @pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("True", True), ("FALSE", False)])
 def test_true_and_false_parse(tiny, monkeypatch, text, value):
     got = {}
-    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *rest: got.update(settings) or 1 / 0)
+    monkeypatch.setattr(training, "run", lambda name, row, data, settings, *_, **__: got.update(settings) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.main(["chroma_cqt_square", "--data-dir", str(tiny), "--one-cycle", text])
     assert got == {"one_cycle": value}
@@ -188,8 +188,8 @@ def test_fingerprint_sees_layers_and_forward():
     one, other, wider = (kind(12, n_classes=n) for kind, n in
                          ((training.MODELS["SquareCNN"], 8), (Doubled, 8), (training.MODELS["SquareCNN"], 9)))
     Doubled.__name__ = "SquareCNN"
-    assert training.fingerprint(one) == training.fingerprint(training.MODELS["SquareCNN"](12))
-    assert len({training.fingerprint(model) for model in (one, other, wider)}) == 3
+    assert runs.fingerprint(one) == runs.fingerprint(training.MODELS["SquareCNN"](12))
+    assert len({runs.fingerprint(model) for model in (one, other, wider)}) == 3
 
 
 def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
@@ -202,7 +202,7 @@ def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
     for folder, warned in ((tiny, False), (data, True)):
         training.run("short", {"feature": "chroma_cqt", "model": "SquareCNN"}, folder, SHORT | {"epochs": 1},
                      tmp_path / "runs", device="cpu")
-        assert ("Beware: 1 artists" in capsys.readouterr().err) is warned
+        assert ("warning: 1 artists" in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize("row, message", [
@@ -226,3 +226,16 @@ def test_values_that_are_not_numbers_name_the_file(tiny, tmp_path, split):
     np.save(path, values)
     with pytest.raises(DataError, match="cqt.npy holds values that are not numbers"):
         train(data, tmp_path, feature="cqt", epochs=1)
+
+
+def test_a_normalisation_that_was_summed_in_another_order_is_the_same(tiny, tmp_path):
+    """A run that a GPU finished is read where the CPU rounds its sums otherwise."""
+    run_dir, _ = train(tiny, tmp_path)
+    config = runs.load_config(run_dir)
+    config["normalisation"]["mean"] = [value * (1 + 1e-9) for value in config["normalisation"]["mean"]]
+    (run_dir / "config.json").write_text(json.dumps(config))
+    assert train(tiny, tmp_path)[0] == run_dir
+    config["normalisation"]["mean"][0] += 0.01
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="another normalisation"):
+        train(tiny, tmp_path)

@@ -19,7 +19,7 @@ from test_features import command, contents, fails
 
 import features
 from audio import cache as cache_files
-from audio import cluster
+from audio import cluster, shards
 from audio.cache import load_index
 from benchmarks import scale
 from features import fill_cache
@@ -38,7 +38,8 @@ def numba_folder(monkeypatch):
 def workers(tmp_path_factory):
     """A Dask scheduler with two worker processes, which their nannies begin anew; they die twice of one task."""
     dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.admin.log-format": "%(message)s"}
+    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.admin.log-format": "%(message)s",
+                "distributed.deploy.lost-worker-timeout": "1h"}     # LocalCluster's own: it would end their nannies
     with dask.config.set(settings), distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL",
         local_directory=str(tmp_path_factory.mktemp("dask")),
@@ -50,9 +51,10 @@ def workers(tmp_path_factory):
 def run(small, workers, tmp_path, monkeypatch):
     """Fill a fresh cache on the workers, from this process; gives its folder."""
 
-    def fill(folder="features", batch=2):
+    def fill(folder="features", batch=2, **kwargs):
         monkeypatch.setattr(cluster, "BATCH", batch)
-        fill_cache(small, NAMES, features_dir=tmp_path / folder, progress=False, scheduler=workers.scheduler_address)
+        fill_cache(small, NAMES, features_dir=tmp_path / folder, progress=False, scheduler=workers.scheduler_address,
+                   **kwargs)
         return tmp_path / folder
 
     return fill
@@ -75,8 +77,8 @@ def sent(monkeypatch):
 
 def fatal(what, names):
     """Code that has some clips do something to the worker that opens them."""
-    return (f"\nimport time\n_inner = clip_features\ndef clip_features(path, names):\n"
-            f"    if path.stem in {names}:\n        {what}\n    return _inner(path, names)\n")
+    return (f"\nimport time\n_inner = clip_features\ndef clip_features(path, names, part):\n"
+            f"    if path.stem in {names}:\n        {what}\n    return _inner(path, names, part)\n")
 
 
 KILL = "os.kill(os.getpid(), 9)"
@@ -119,7 +121,9 @@ def test_no_more_tasks_are_given_out_than_workers_can_use(run, cache, monkeypatc
     assert len(most) == len(load_index(cache)) and max(most) < 2 * cluster.AHEAD + 4     # some are being let go
 
 
-def test_a_clip_that_kills_its_worker_is_found_and_all_others_are_computed(run, cache, sent, capsys):
+def test_a_clip_that_kills_its_worker_is_found_and_all_others_are_computed(run, cache, sent, workers, monkeypatch,
+                                                                           capsys):
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)       # a start of a worker takes a second
     index = load_index(cache)
     row = index.index[index["status"] == "ok"][3]
     culprit = f"{index['track_id'][row]:06d}"
@@ -135,7 +139,7 @@ def test_a_clip_that_kills_its_worker_is_found_and_all_others_are_computed(run, 
 
 
 def test_workers_have_the_modules_of_this_run_and_not_of_the_last(run, cache, sent):
-    sent("\ndef clip_features(path, names):\n    return 'short', {}\n")
+    sent("\ndef clip_features(path, names, part):\n    return 'short', {}\n")
     assert set(load_index(run("last"))["status"]) == {"short"}
     sent()
     assert_same(run("this"), cache)
@@ -170,9 +174,75 @@ def test_two_runs_on_the_same_workers_do_not_mix(run, cache, tmp_path):
             assert_same(folder, cache)
 
 
+def test_a_worker_that_dies_while_a_run_begins_is_survived(run, cache, workers, monkeypatch):
+    """The scheduler tells no worker more when one has not answered."""
+    from distributed.comm import CommClosedError
+
+    async def closed(msg, **kwargs):
+        asked.append(msg["op"])
+        if asked.count("plugin-add") == 1:
+            raise CommClosedError("Stream is closed")
+        return await broadcast(msg=msg, **kwargs)
+
+    broadcast, asked = workers.scheduler.broadcast, []
+    monkeypatch.setattr(workers.scheduler, "broadcast", closed)
+    monkeypatch.setattr(cluster, "LOOK", 0.05)
+    assert_same(run(), cache)
+    assert asked == ["plugin-add", "plugin-add", "plugin-remove"]
+
+
+def test_a_run_without_workers_says_so_gives_up_in_time_and_goes_on_when_one_is_back(run, cache, workers, tmp_path,
+                                                                                     monkeypatch, capsys):
+    from distributed import Client
+
+    def kill_all_at_the_fifth(*args, **kwargs):
+        calls.append(args)
+        for worker in workers.workers.values() if len(calls) == 5 else ():
+            os.kill(worker.pid, signal.SIGKILL)
+        return submit(*args, **kwargs)
+
+    submit, calls = Client.submit, []
+    monkeypatch.setattr(Client, "submit", kill_all_at_the_fifth)
+    monkeypatch.setattr(cluster, "LOOK", 0.01)
+    with pytest.raises(DataError, match="no Dask worker came in 0 s: .*--wait-for-workers"):
+        run(batch=1, wait_for_workers=0)
+    assert not (tmp_path / "features" / "index.csv").exists()
+    assert_same(run(batch=1), cache)        # they are being started meanwhile
+    said = capsys.readouterr().err
+    assert "waiting 0 s" in said and "waiting 600 s" in said and "workers are there: " in said
+
+
+def test_a_result_that_could_not_be_fetched_is_fetched_again(run, cache, monkeypatch):
+    from distributed import Client
+
+    async def fetch(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError("no route to host")
+        return await gather(*args, **kwargs)
+
+    gather, calls = Client._gather, []
+    monkeypatch.setattr(Client, "_gather", fetch)
+    monkeypatch.setattr(cluster, "LOOK", 0.1)
+    assert_same(run(), cache)
+
+
+def test_a_lost_scheduler_is_told_from_lost_workers(workers):
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+                      silence_logs="CRITICAL") as local:
+        client = Client(local.scheduler_address, timeout=1)
+        with pytest.raises(DataError, match="no Dask worker came in 0 s"):
+            cluster.await_workers(client, 0)
+    with pytest.raises(DataError, match="scheduler was lost"):
+        cluster.await_workers(client, 0)
+    client.close()
+
+
 def test_a_killed_client_goes_on_where_it_was(small, cache, workers, tmp_path, run):
     folder = tmp_path / "features"
-    code = "import sys, cluster, features\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
+    code = "import sys, features\nfrom audio import cluster\ncluster.BATCH = 1\nfeatures.main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, "--data-dir", small, "--features-dir", folder, "--features",
                                 *NAMES, "--scheduler", workers.scheduler_address], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -206,7 +276,7 @@ def test_without_dask_or_a_scheduler_a_line_says_what_to_do(small, tmp_path, cap
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
 def test_workers_keep_their_memory_between_clips():
-    code = ("import resource, cluster\ncluster.keep_memory()\n"
+    code = ("import resource\nfrom audio import cluster\ncluster.keep_memory()\n"
             "for k in range(9):\n    del (x := bytearray(2**23))[:]\n    if k == 3:\n"
             "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n")
@@ -256,7 +326,7 @@ def test_who_does_not_belong_to_the_shards_at_work_is_kept_out(small, tmp_path, 
     folder = tmp_path / "features"
     fill_cache(small, NAMES, features_dir=folder, workers=1, progress=False, shard=(1, 2))
     args = ("--data-dir", small, "--features-dir", folder, "--features", *NAMES, "--workers", 1)
-    with cluster.hold_shard(folder / ".partial", (2, 2)):
+    with shards.hold_shard(folder / ".partial", (2, 2)):
         assert "another process" in fails(capsys, *args)
         assert "another process" in fails(capsys, *args, "--shard", "2/2")
         assert "in 2 shards, not in 3" in fails(capsys, *args, "--shard", "3/3")
@@ -276,7 +346,7 @@ def test_arrays_that_another_machine_allocated_are_not_emptied(tmp_path, monkeyp
         file.write("2")
     monkeypatch.setattr(time, "sleep", lambda seconds: (partial / "plan.json").touch())
     plan = lambda: calls.append((partial / "plan.json").exists())       # noqa: E731
-    cluster.plan_shard(partial, (1, 2), plan, lambda: calls.append("compiled"))
+    shards.plan_shard(partial, (1, 2), plan, lambda: calls.append("compiled"))
     assert calls == [True]
 
 
@@ -325,7 +395,7 @@ def test_a_shard_waits_for_one_that_looks_whether_it_was_the_last(tmp_path):
     thread = threading.Thread(target=look)
     thread.start()
     assert began.wait(5)
-    with cluster.hold_shard(tmp_path, (1, 2)):
+    with shards.hold_shard(tmp_path, (1, 2)):
         assert looked == ["ended"]
     thread.join()
 
@@ -338,10 +408,10 @@ def test_what_numba_compiled_is_copied_and_not_shared(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "compiled").write_text("x")
 
-    cluster.compile_for_all(tmp_path, compile_it)
+    shards.compile_for_all(tmp_path, compile_it)
     assert os.environ["NUMBA_CACHE_DIR"] == "before"
     folders = []
     for _ in range(2):
-        cluster.own_compiled(tmp_path, tmp_path)
+        shards.own_compiled(tmp_path, tmp_path)
         folders.append(Path(os.environ["NUMBA_CACHE_DIR"]))
     assert len({*folders, tmp_path / "numba"}) == 3 and all((folder / "compiled").exists() for folder in folders)

@@ -213,8 +213,8 @@ def test_a_run_goes_on_where_it_began_and_nowhere_else(small, cache, tmp_path, m
         folder = cut_off(small, tmp_path / str(device), device)
         with pytest.raises(DataError, match="unfinished run .*--device"):
             fill_cache(small, names, features_dir=folder, progress=False, device=other)
-        monkeypatch.setattr("audio.clips.open_clip", lambda path, open_clip=clips.open_clip:
-                            seen.append(path) or open_clip(path))
+        monkeypatch.setattr("audio.clips.open_clip", lambda *given, open_clip=clips.open_clip:
+                            seen.append(given) or open_clip(*given))
         done = len((folder / ".partial" / "progress.csv").read_text().splitlines())
         seen.clear()
         fill_cache(small, names, features_dir=folder, workers=1, progress=False, device=device)

@@ -1,4 +1,4 @@
-"""The features of a clip are librosa's.
+"""The features of a clip are librosa's, those with other parameters too.
 
 REAL_AUDIO=FOLDER           also compares with librosa on the mp3s there
 FMA_SMALL_DIR=FOLDER        compares mel128 with the cache of a data folder that has some of FMA's audio
@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import write_tracks
 
-from audio import transforms
+from audio import spectra, transforms
 from audio.cache import load_index
 from audio.clips import clip_features
 from audio.transforms import FEATURES
@@ -45,6 +45,7 @@ def what_librosa_says(path):
                         for tuning in tunings(S**2)],
         "mel_stft": mel,
         "mfcc": librosa.feature.mfcc(S=mel, n_mfcc=20),
+        **variants_by_librosa(y),
     }
     y, sr = librosa.load(path, sr=None, duration=30)
     mel128 = librosa.feature.melspectrogram(y=y, sr=sr, n_fft=2048, hop_length=512, n_mels=128)
@@ -52,6 +53,25 @@ def what_librosa_says(path):
     kept = [int((j + 0.5) / 128 * mel128.shape[1]) for j in range(128)]
     study = {name: [x[:, :640] for x in (found if name == "chroma_stft" else [found])] for name, found in study.items()}
     return study | {"mel128": [mel128[:, kept]]}
+
+
+def variants_by_librosa(y):
+    """The features with other parameters; the semitone bands, which librosa has not, by their definition."""
+    def mel(n_fft, **bands):
+        power = librosa.feature.melspectrogram(y=y, sr=22050, n_fft=n_fft, hop_length=1024, **bands)
+        return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
+
+    narrow = {"n_mels": 84, "fmin": librosa.note_to_hz("C1"), "fmax": librosa.note_to_hz("B7")}
+    C = librosa.cqt(y, sr=22050, hop_length=1024, bins_per_octave=15, n_bins=128, fmin=librosa.note_to_hz("A#0"))
+    S = np.abs(librosa.stft(y, n_fft=4096, hop_length=1024)) ** 2
+    bins, bands = np.arange(2049) * 22050 / 4096, np.zeros((84, 2049))
+    for k, centre in enumerate(librosa.note_to_hz("C1") * 2 ** (np.arange(84) / 12)):
+        below, above = centre - centre / 2 ** (1 / 12), centre * 2 ** (1 / 12) - centre
+        corners = [centre - max(below, bins[1]), centre, centre + max(above, bins[1])]
+        bands[k] = np.interp(bins, corners, [0, 1, 0])
+    return {"mel84": mel(1024, **narrow), "mel_fine": mel(4096), "mel84_fine": mel(4096, **narrow),
+            "logstft84": librosa.power_to_db(bands @ S, ref=1.0, amin=1e-10, top_db=None),
+            "cqt128": librosa.amplitude_to_db(np.abs(C), ref=1.0, amin=1e-5, top_db=None)}
 
 
 def tunings(S):
@@ -157,6 +177,28 @@ def test_mel128_is_that_of_the_given_cache():
         if status == "ok":
             steps = np.round((found["mel128"] + 80) * 255 / 80) - array[row]
             assert np.abs(steps).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:Empty filters:UserWarning")
+@pytest.mark.parametrize("rate", [1000, 8000, 22_050, 44_100, 48_000, 768_000])
+def test_mel_filters_are_librosas(rate):
+    for n_fft, given in ((1024, {}), (2048, {}), (4096, {"n_mels": 84, "fmin": 32.703, "fmax": min(3951, rate / 2)})):
+        ours, expected = spectra.mel_filter(rate, n_fft, **given), librosa.filters.mel(sr=rate, n_fft=n_fft, **given)
+        assert ours.dtype == expected.dtype
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*sounds(100), "tone that moves between kept frames", "a second"])
+def test_mel128_has_the_maximum_of_all_frames_as_its_reference(name):
+    """Of few frames the spectrum is computed: the bound that spares the others must hold."""
+    t = np.arange(30 * 22_050) / 22_050
+    more = {"tone that moves between kept frames": np.sin(2 * np.pi * (3000 - 2900 * (t % 4 < 0.05)) * t),
+            "a second": np.sin(2 * np.pi * 440 * t[:22_050])}
+    y = (sounds(22_050) | more)[name].astype(np.float32)
+    M = librosa.feature.melspectrogram(y=y, sr=22_050, n_fft=2048, hop_length=512)
+    kept = ((np.arange(128) + 0.5) / 128 * M.shape[1]).astype(int)
+    expected = librosa.power_to_db(M, ref=np.max, top_db=80)[:, kept]
+    np.testing.assert_allclose(transforms.mel128(y, 22_050), expected, atol=1e-3)       # dB
 
 
 def test_tuning_decides_where_a_detuned_chord_falls():

@@ -121,9 +121,9 @@ def test_where_nothing_is_for_a_class_the_map_is_empty(network, clips):
 @pytest.mark.parametrize("call, message", [
     (lambda n, x: explain.grad_cam(SquareCNN(64, 64, 4), x.float(), 0), "SquareCNN has none: use"),
     (lambda n, x: explain.grad_cam(n, x[0], 0), r"not \(64, 64\): x\[None\]"),
-    (lambda n, x: explain.integrated_gradients(n, x, [0, 1]), "2 classes for 3 clips: give one"),
-    (lambda n, x: explain.masked_audio(noise(1), RATE, np.ones((1, 128, 128))), r"\(1, 128, 128\) cannot be heard"),
-    (lambda n, x: explain.masked_audio(noise(0.01), RATE, np.ones((128, 128))), "on 220 samples: it takes"),
+    (lambda n, x: explain.integrated_gradients(n, x, [0, 1]), "2 classes for 3 clips: pass one"),
+    (lambda n, x: explain.masked_audio(noise(1), RATE, np.ones((1, 128, 128))), r"\(1, 128, 128\) does not fit"),
+    (lambda n, x: explain.masked_audio(noise(0.01), RATE, np.ones((128, 128))), "220 samples: pass"),
 ])
 def test_errors_take_one_line(network, clips, call, message):
     with pytest.raises(DataError, match=message) as error:

@@ -1,13 +1,13 @@
 """Two processes compute what one computes. Started by torchrun, this file is the two processes (at its end)."""
 
 import gc
-import itertools
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from synthetic import ROOT, quiet_environment
 from torch import nn
 
 import training
+from fma import DataError
 from learning import devices, runs
 from study.rows import EXPERIMENTS
 
@@ -25,62 +26,32 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 JOINT = ("cqt_square", "cqt_parallel_gru_bi")
+WHOLE = "chroma_cqt_frequency"                                                  # with its batch norms and dropout
 SHARED = {"epochs": 3, "batch_size": 13, "lr": 1e-4, "precision": "float32"}    # batches of 7 + 6 clips, then 7 + 7
-CHANNELS = 3
-JOINT_NORMS = {2: devices.JointBatchNorm1d, 4: devices.JointBatchNorm2d}        # by the dimensions of a batch
 
 
-def joint_batches():
-    """Batches for a batch norm: uneven, a single clip, far from zero."""
-    rng = torch.Generator().manual_seed(0)
-    return {"uneven": torch.randn(5, CHANNELS, 4, 6, generator=rng), "single": torch.randn(1, 3, 4, 6, generator=rng),
-            "far": 1000 + torch.randn(7, CHANNELS, 4, 6, generator=rng),
-            "vectors": torch.randn(9, CHANNELS, generator=rng),
-            "bfloat16": (5 + 0.5 * torch.randn(7, CHANNELS, 4, 6, generator=rng)).bfloat16()}
+def train(name, data, runs_dir):
+    return training.run(name, EXPERIMENTS[name], data, SHARED, runs_dir, device="cpu", progress=False)[1]
 
 
-def norm_and_gradients(norm, x):
-    """What a batch norm makes of a batch, and the gradients of a loss that is not linear in it."""
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        norm.weight.copy_(0.5 + torch.rand(CHANNELS, generator=rng))
-        norm.bias.copy_(torch.randn(CHANNELS, generator=rng))
-    x = x.clone().requires_grad_()
-    y = norm(x)
-    (y**3 + y.sin()).sum().backward()
-    return {"output": y.detach(), "input": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad,
-            "mean": norm.running_mean, "variance": norm.running_var}
+@contextmanager
+def comparable():
+    """Networks of which N processes compute what one does: no dropout, and batch norms as in evaluation."""
+    def evaluate(self, x):
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
 
-
-def numerical_gradients(rank):
-    """Analytic and numerical gradient of the sum of both processes' losses, at a few inputs of each process."""
-    x = torch.randn(5, CHANNELS, 2, 2, generator=torch.Generator().manual_seed(2)).double()[rank::2].contiguous()
-    norm = devices.JointBatchNorm2d(CHANNELS).double()
-    found = norm_and_gradients(norm, x)["input"].flatten()
-
-    def loss(values):
-        y = norm(values)
-        total = (y**3 + y.sin()).sum().detach()
-        torch.distributed.all_reduce(total)
-        return total.item()
-
-    pairs = []
-    for owner, place in itertools.product((0, 1), (0, 7, 11)):      # both processes take part in each
-        step = torch.zeros(x.numel(), dtype=torch.float64)
-        step[place] = 1e-5 * (owner == rank)
-        slope = (loss(x + step.view_as(x)) - loss(x - step.view_as(x))) / 2e-5
-        if owner == rank:
-            pairs.append((found[place].item(), slope))
-    return pairs
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+        monkeypatch.setattr(nn.modules.batchnorm._BatchNorm, "forward", evaluate)
+        yield
 
 
 def one_of_two_processes(data, out):
-    """What torchrun starts: batch norms, two experiments, and then the command itself."""
+    """What torchrun starts: two experiments that one process repeats, one as it is, and then the command itself."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     rank, _ = devices.world()
-    nn.Dropout.forward = lambda self, x: x
     replace = os.replace
 
     def replace_and_note(source, target):
@@ -90,12 +61,11 @@ def one_of_two_processes(data, out):
 
     os.replace = replace_and_note
     dist.init_process_group("gloo")
-    result = {"numerical": numerical_gradients(rank), "norms": {}, "histories": {}}
-    for name, x in joint_batches().items():
-        result["norms"][name] = norm_and_gradients(JOINT_NORMS[x.ndim](CHANNELS), x[rank::2])
-    for name in JOINT:
-        result["histories"][name] = training.run(name, EXPERIMENTS[name], data, SHARED, out / "runs", device="cpu",
-                                                 progress=False)[1]
+    result = {"histories": {}}
+    with comparable():
+        for name in JOINT:
+            result["histories"][name] = train(name, data, out / "runs")
+    result["histories"][WHOLE] = train(WHOLE, data, out / "runs")
     # A group cannot be made anew under the same torchrun (gloo meets itself in its store): the command gets this one.
     dist.init_process_group = lambda backend: result.update(backend=backend)
     destroy, dist.destroy_process_group = dist.destroy_process_group, lambda: result.update(left=True)
@@ -130,35 +100,8 @@ def two(tiny, tmp_path_factory):
 def one(tiny, tmp_path_factory):
     """Folder and histories of the same experiments in one process."""
     out = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-        return out, {name: training.run(name, EXPERIMENTS[name], tiny, SHARED, out, device="cpu", progress=False)[1]
-                     for name in JOINT}
-
-
-@pytest.mark.parametrize("batch", joint_batches())
-def test_joint_batch_norm_is_batch_norm_of_the_joint_batch(two, batch):
-    x = joint_batches()[batch]
-    alone = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[x.ndim]
-    expected, parts = norm_and_gradients(alone(CHANNELS), x), [rank["norms"][batch] for rank in two[1]]
-    rtol, atol = {"far": (1e-3, 2e-3),                  # at 1000, float32 has four digits left
-                  "bfloat16": (5e-2, 0.3)}.get(batch, (1e-4, 1e-5))
-    for name in ("output", "input"):
-        whole = torch.empty_like(x)
-        whole[0::2], whole[1::2] = parts[0][name], parts[1][name]
-        torch.testing.assert_close(whole, expected[name], rtol=rtol, atol=atol)
-    for name in ("weight", "bias"):
-        torch.testing.assert_close(parts[0][name] + parts[1][name], expected[name], rtol=rtol, atol=atol)
-    for name in ("mean", "variance"):
-        torch.testing.assert_close(parts[0][name], expected[name], rtol=1e-5, atol=1e-5)
-        assert torch.equal(parts[0][name], parts[1][name])
-
-
-def test_joint_batch_norm_has_the_gradient_of_its_function(two):
-    for rank in two[1]:
-        assert len(rank["numerical"]) == 3
-        for found, slope in rank["numerical"]:
-            assert found == pytest.approx(slope, rel=1e-6, abs=1e-8) and abs(slope) > 1e-3
+    with comparable():
+        return out, {name: train(name, tiny, out) for name in JOINT}
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -176,8 +119,22 @@ def test_two_processes_train_as_one(two, one, name):
 
 def test_both_processes_see_the_same_history(two):
     first, second = ([[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in rank["histories"][name]]
-                      for name in JOINT] for rank in two[1])
+                      for name in (*JOINT, WHOLE)] for rank in two[1])
     assert first == second
+
+
+def test_what_is_validated_is_what_is_saved(two):
+    """On CPUs each process has batch norm statistics of its own; those of the first process are saved."""
+    best = runs.selected(two[1][0]["histories"][WHOLE])
+    kept = runs.load_probabilities(two[0] / "runs" / "tiny" / WHOLE / "seed0", "validation")
+    loss = -np.log(kept["probabilities"][np.arange(len(kept["labels"])), kept["labels"]]).mean()
+    assert best["validation_loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_batch_too_small_for_the_processes_is_one_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(DataError, match="batch_size 7 is less than two clips for each of 4 processes"):
+        training.run("x", EXPERIMENTS[WHOLE], tiny, {"batch_size": 7}, tmp_path, device="cpu", progress=False)
 
 
 def test_only_the_first_process_writes(two):
@@ -191,8 +148,8 @@ def test_only_the_first_process_writes(two):
 
 def test_a_killed_process_ends_the_job_which_then_goes_on_to_the_same_weights(tiny, tmp_path):
     def start(runs_dir):
-        return torchrun(tmp_path, "training.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir", runs_dir,
-                        "--epochs", "12", "--device", "cpu")
+        return torchrun(tmp_path, "tests/every_epoch.py", "chroma_cqt_square", "--data-dir", tiny, "--runs-dir",
+                        runs_dir, "--epochs", "12", "--device", "cpu")
 
     killed, run_dir = start(tmp_path / "killed"), tmp_path / "killed" / "tiny" / "chroma_cqt_square" / "seed0"
     end = time.monotonic() + 60

@@ -15,6 +15,7 @@ import training
 from datasets import FeatureDataset, JointDataset
 from fma import DataError
 from learning import steps
+from learning.devices import choose_precision, failure, gradient_scaler
 from learning.steps import learning_rate
 from training import Training
 
@@ -49,6 +50,14 @@ def test_every_clip_is_in_one_batch_of_an_epoch_in_an_order_of_seed_and_epoch():
     assert steps.count_steps(40, 13) == 3 and steps.count_steps(1, 13) == 1
 
 
+def test_every_process_has_two_clips_of_every_batch(monkeypatch):
+    for processes, sizes in ((1, [13, 13, 4]), (2, [13, 13, 4]), (3, [13, 17])):
+        monkeypatch.setattr(steps, "world", lambda processes=processes: (0, processes))
+        batches = steps.batches_of(np.arange(30), Training(batch_size=13), 0, "cpu")
+        assert [len(batch) for batch in batches] == sizes
+        assert steps.count_steps(30, 13) == len(sizes)
+
+
 def test_processes_share_a_batch_without_loss_or_repetition(tiny, monkeypatch):
     dataset, seen = FeatureDataset(tiny, "chroma_cqt"), {}
     monkeypatch.setattr(steps.dist, "all_reduce", lambda totals: None)
@@ -72,6 +81,37 @@ def test_a_last_batch_of_one_clip_goes_with_the_one_before(tiny, tmp_path, monke
     training.run("x", row, tiny, {"epochs": 1, "batch_size": 13, "precision": "float32"}, tmp_path, device="cpu",
                  progress=False)
     assert sizes == [13, 13, 14]
+
+
+# ---- precision -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Clips that are as small as all networks allow: a precision that a CPU emulates is slow."""
+    return make_collection(tmp_path_factory.mktemp("data") / "narrow", (("cqt", 16), ("mfcc", 16)))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("model", training.MODELS)
+def test_every_network_learns_in_every_precision_of_this_machine(narrow, model, precision):
+    dataset = JointDataset(narrow, ["cqt", "mfcc"]) if model == "Fusion" else FeatureDataset(narrow, "cqt")
+    dataset.normalise()
+    torch.manual_seed(0)
+    network, rows = training.MODELS[model](*dataset.shape, n_classes=4), torch.tensor(dataset.rows["training"][:4])
+    lacking = failure(network, dataset.batch(rows)[0], precision, dataset.device)
+    if lacking:
+        with pytest.raises(DataError, match=f"{model} cannot be trained in {precision} on this cpu .* --precision"):
+            choose_precision(precision, dataset.device, network, dataset.batch(rows)[0])
+        return
+    optimizer, scaler = torch.optim.Adam(network.parameters()), gradient_scaler(precision, dataset.device)
+    before = [weight.clone() for weight in network.parameters()]
+    for _ in range(8):                                      # the first may overflow, until the scale fits
+        if steps.steps_taken(optimizer) < 2:
+            steps.learn(network, dataset, optimizer, scaler, Training(precision=precision), torch.Generator(), rows, 4)
+    assert steps.steps_taken(optimizer) == 2
+    assert all((weight != old).any() and weight.isfinite().all()
+               for weight, old in zip(network.parameters(), before, strict=True))
 
 
 # ---- GPUs ----------------------------------------------------------------------------------------------------
@@ -119,8 +159,8 @@ def test_no_step_waits_for_a_result(large, model):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)      # Adam counts its steps on the CPU
     for settings in (Training(precision="float32"), Training(precision="float32", **ALTERED)):
         with Waiting() as watch:
-            found = steps.learn(network, dataset, optimizer, settings, torch.Generator(),
-                                torch.tensor(dataset.rows["training"][:8]), 8)
+            found = steps.learn(network, dataset, optimizer, gradient_scaler("float32", dataset.device), settings,
+                                torch.Generator(), torch.tensor(dataset.rows["training"][:8]), 8)
         assert watch.found == [] and found.isfinite().all()
 
 
@@ -178,13 +218,21 @@ def test_a_graph_is_refused_where_it_cannot_be(tiny, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_recorded_steps_train_as_single_ones(large, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_recorded_steps_train_as_single_ones(large, tmp_path, monkeypatch, precision):
+    if precision == "float16":                              # a scale that overflows at first, and then grows
+        monkeypatch.setattr(training, "gradient_scaler", lambda _, device: torch.amp.GradScaler(
+            device.type, init_scale=2.0**30, growth_interval=4))
     row = {"feature": "cqt", "model": "TemporalCNN", "args": {"dropouts": 0}}
-    both = [training.run("x", row, large, {"epochs": 3, "batch_size": 8, "precision": "float32", "graph": graph},
-                         tmp_path / str(graph), progress=False)[1] for graph in (False, True)]
+    settings = {"epochs": 4, "batch_size": 8, "precision": precision, "clip_norm": 1.0}
+    both = [training.run("x", row, large, settings | {"graph": graph}, tmp_path / str(graph), progress=False)[1]
+            for graph in (False, True)]
     for alone, recorded in zip(*both, strict=True):
         assert recorded["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
         assert recorded["validation_loss"] == pytest.approx(alone["validation_loss"], rel=1e-2)
+        assert recorded.get("skipped_steps") == alone.get("skipped_steps")
+    if precision == "float16":
+        assert sum(epoch["skipped_steps"] for epoch in both[0]) >= 5
 
 
 # ---- from a disk ---------------------------------------------------------------------------------------------
@@ -217,15 +265,13 @@ def test_clips_on_a_disk_train_as_those_in_memory(tiny, tmp_path):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-@pytest.mark.parametrize("kinds", ["", "memory"])
-def test_a_batch_job_has_the_memory_of_its_group_not_of_the_machine(tmp_path, kinds):
-    groups, name = tmp_path / "cgroup", "memory.limit_in_bytes" if kinds else "memory.max"
-    groups.write_text(f"3:cpu:/elsewhere\n0:{kinds}:/job/step\n")
+def test_a_batch_job_has_the_memory_of_its_group_not_of_the_machine(tmp_path):
+    groups, job = tmp_path / "cgroup", tmp_path / "job"
+    groups.write_text("3:cpu:/elsewhere\n0::/job/step\n")
     machine = datasets.memory_limit(groups, tmp_path)
     assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")      # no file says otherwise
-    step = tmp_path / kinds / "job" / "step"
-    step.mkdir(parents=True)
-    (step / name).write_text("max\n")
-    (step.parent / name).write_text("1048576\n")
+    (job / "step").mkdir(parents=True)
+    (job / "step" / "memory.max").write_text("max\n")
+    (job / "memory.max").write_text("1048576\n")
     assert datasets.memory_limit(groups, tmp_path) == 2**20
-    assert datasets.memory_limit(tmp_path / "none") == machine
+    assert datasets.memory_limit(tmp_path / "none", tmp_path) == machine

@@ -117,7 +117,7 @@ def test_differences_are_filled_where_they_are_real(save):
     axes = save(rf.plot_differences(["one", "other"], found, "changed − unchanged")).axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True]
-    assert texts(axes) == ["+5.0   +3.0 to +7.0   real", "-1.0   -4.0 to +2.0"]
+    assert texts(axes) == ["+5.0   +3.0 to +7.0 *", "-1.0   -4.0 to +2.0"]
     assert names_on(axes.yaxis) == ["one", "other"] and axes.get_xlabel() == "changed − unchanged"
 
 
@@ -161,7 +161,6 @@ def test_no_two_names_lie_on_one_another_or_leave_the_picture(save, near):
     lambda results: rf.plot_recall([]),
     lambda results: rf.plot_protocols([made_up("mel128_square", 0.5, watched=False)[0]]),
     lambda results: rf.plot_pairs(results, pd.DataFrame({"a": ["mel128_square"], "b": ["mel128_bbnn"]})),
-    lambda results: rf.plot_differences(["one"], pd.DataFrame(), ""),
 ])
 def test_what_cannot_be_drawn_is_one_line(results, call):
     with pytest.raises(ValueError) as error:
@@ -191,7 +190,7 @@ def test_results_without_predictions_are_left_out(stored):
 def test_predictions_of_other_runs_are_called_out(stored):
     folder, rows = stored
     (folder / "fma_small" / "cqt_square.csv").write_bytes((folder / "fma_small" / "cqt_frequency.csv").read_bytes())
-    with pytest.raises(DataError, match="cqt_square.csv is not of the same runs") as error:
+    with pytest.raises(DataError, match="cqt_square.csv does not belong to the result") as error:
         comparisons.load_answers(rows, folder)
     assert "\n" not in str(error.value)
 
@@ -224,20 +223,20 @@ def test_a_contrast_is_a_difference_of_means_and_a_pair_is_compared_as_ever(stor
         same[["difference", "low", "high", "p"]].tolist())
     assert found.loc["pair", "p (Holm)"] == pytest.approx(2 * same["p"], rel=0.5)      # corrected for two questions
     said = comparisons.in_words(found, questions).splitlines()
-    assert said[0].startswith("pair: +50.0 points (") and said[0].endswith("), real")
-    assert said[-1] == "1 of 3 have not been measured yet" and len(said) == 3
+    assert said[0].startswith("pair: +50.0 points (") and said[0].endswith("), significant")
+    assert said[-1] == "1 of 3 not measured yet" and len(said) == 3
 
 
 def test_what_no_model_answers_is_not_measured():
     questions = comparisons.cqt_against_mel()
     found = comparisons.contrasts(comparisons.right_by_clip({}), questions)
     assert found.empty and "p (Holm)" in found
-    assert comparisons.in_words(found, questions) == "5 of 5 have not been measured yet"
+    assert comparisons.in_words(found, questions) == "5 of 5 not measured yet"
 
 
 def test_differences_that_are_not_real_are_counted():
     table = pd.DataFrame({"difference": [1.0, 2.0], "low": [-1.0, -1.0], "high": [3.0, 5.0], "p (Holm)": [0.4, 0.2]})
-    assert comparisons.in_words(table) == "2 of 2 cannot be told from zero"
+    assert comparisons.in_words(table) == "no significant difference in 2 of 2 comparisons"
 
 
 @pytest.mark.parametrize("questions", [

@@ -50,7 +50,7 @@ def test_importing_and_plotting_leave_matplotlib_as_it_was():
             "import matplotlib\n"
             "settings = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}\n"
             "matplotlib.rcParams['font.size'] = 30; before = settings()\n"
-            "figure = figures.plot_confusion([[3, 1], [0, 2]], ['Folk', 'Rock'])\n"
+            "figure = plots.runs.plot_confusion([[3, 1], [0, 2]], ['Folk', 'Rock'])\n"
             "assert figure.axes[0].xaxis.label.get_size() == 10\n"  # the reader's 30 does not get in
             "assert settings() == before and 'matplotlib.pyplot' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -265,12 +265,10 @@ def test_decibels_show_the_upper_eighty():
 
 @pytest.mark.parametrize("call", [
     lambda: fg.plot_history([]),
-    lambda: fg.plot_history([history()], names=["a", "b"]),
     lambda: fg.plot_roc(LABELS, SCORES[0], GENRES[:3]),
     lambda: fg.plot_roc(LABELS, SCORES, GENRES),
     lambda: fg.plot_confusion(np.eye(3, dtype=int), GENRES),
     lambda: fg.plot_intervals(["a"], [.1, .2], [None]),
-    lambda: fg.plot_embedding(np.zeros((5, 3)), np.zeros(5, int), GENRES),
     lambda: ff.plot_feature(np.zeros(5), "cqt"),
 ])
 def test_errors_take_one_line(call):

@@ -137,7 +137,7 @@ def test_a_member_that_is_not_trained_is_one_line(trained, three, capsys):
             str(folder / "results")]
     assert run_command(lambda: ensembles.main(argv)) == 2
     said = capsys.readouterr().err.strip()
-    assert "a/seed2 is not there, or not finished: train it first, python experiments.py run" in said
+    assert "a/seed2 does not exist or is not finished: train it first with python experiments.py run" in said
     assert "\n" not in said
 
 
@@ -154,5 +154,5 @@ def test_members_on_other_clips_are_refused(trained, tmp_path):
     (data / "features" / "index.csv").write_text(index)
     other, _ = training.run("a", {"feature": "cqt", "model": "SquareCNN"}, data,
                             {"epochs": 1, "precision": "float32"}, tmp_path / "runs", device="cpu", progress=False)
-    with pytest.raises(DataError, match="are not of the same .* clips: run both on one cache"):
+    with pytest.raises(DataError, match="have different .* clips: run both on one cache"):
         join_runs([folder / "runs" / "tiny" / "a" / "seed0", other])

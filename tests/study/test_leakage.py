@@ -92,7 +92,7 @@ def test_a_rung_is_made_once_and_alike_on_any_machine(rungs, tiny, tmp_path):
     assert leakage.make_rung(tiny, "augmented", folder, "cqt", 64) == folder and array.stat().st_mtime_ns == before
     again = leakage.make_rung(tiny, "augmented", tmp_path / "again", "cqt", 64)
     assert (again / "features" / "cqt.npy").read_bytes() == array.read_bytes()
-    with pytest.raises(DataError, match="holds another ladder, or a damaged one: delete it"):
+    with pytest.raises(DataError, match="holds another rung, or a damaged one: delete it"):
         leakage.make_rung(tiny, "augmented", folder, "cqt", 64, seed=1)
     (again / "features" / "cqt.json").write_text('{"feature')
     with pytest.raises(DataError, match="or a damaged one"):

@@ -41,7 +41,8 @@ def test_models_are_compared_as_their_probabilities_are():
     a, b = [run(1, 0.9), run(2, 0.9)], [run(3, 0.5)]
     tables = {"a": prediction_table(a, [0, 1]), "b": prediction_table(b, [0]).sample(frac=1, random_state=0)}
     found = compare_predictions(tables).iloc[0]
-    whole = compare(a[0]["labels"], np.stack([r["probabilities"] for r in a]), b[0]["probabilities"], a[0]["artists"])
+    right = [np.mean([r["probabilities"].argmax(1) == r["labels"] for r in runs], axis=0) for runs in (a, b)]
+    whole = compare(*right, a[0]["artists"])
     assert found["difference"] == pytest.approx(100 * whole["difference"])
     assert [found["low"], found["high"]] == pytest.approx([100 * end for end in whole["interval"]])
     assert found["p"] == found["p (Holm)"] == whole["p_value"] < 0.05 and found["difference"] > 0

@@ -21,8 +21,8 @@ class Clips:
     rows = dict(zip(("training", "validation", "test"), np.split(np.arange(60), (36, 48)), strict=True))
 
 
-def test_deals_are_as_large_and_keep_artists_apart_only_where_they_say_so():
-    dealt = list(random_splits.deals(Clips, draws=3))
+def test_random_splits_are_as_large_and_keep_artists_apart_only_where_they_say_so():
+    dealt = list(random_splits.random_splits(Clips, draws=3))
     assert [way for way, *_ in dealt] == ["official split"] + 3 * ["artists at random"] + 3 * ["clips at random"]
     for way, training, test in dealt:
         assert (len(training), len(test)) == (36, 12)
@@ -36,15 +36,6 @@ def test_artists_on_both_sides_raise_the_accuracy_of_who_knows_artists_only():
     assert found.loc["clips at random", "RandomForest"] > found.loc["artists at random", "RandomForest"] + 0.15
     assert found.loc["clips at random", "artist in training"] > 0.8
     assert found.loc["artists at random", "artist in training"] == 0
-
-
-def test_command_writes_what_the_function_finds(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(random_splits, "Statistics", lambda *args, **kwargs: Clips)
-    monkeypatch.setattr(random_splits, "find_data", Path)
-    random_splits.main(["--data-dir", "some", "--results-dir", str(tmp_path)])
-    kept = pd.read_csv(tmp_path / "clips" / "random_splits.csv")
-    pd.testing.assert_frame_equal(kept, random_splits.accuracies_by_split(Clips), atol=1e-5)
-    assert "random_splits.csv" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["SVC", "RandomForest", "LDA"])

@@ -22,7 +22,7 @@ def test_without_audio_only_what_is_cached_is_run(tiny):
     assert reproduce.chosen_rows(tiny, ["*"]) == [
         name for name, row in EXPERIMENTS.items() if row["feature"] == "chroma_cqt"]
     assert reproduce.chosen_rows(tiny, ["*square", "chroma_cqt_t*"]) == ["chroma_cqt_temporal", "chroma_cqt_square"]
-    with pytest.raises(DataError, match="no experiment fits mel128_.* with what"):
+    with pytest.raises(DataError, match="no experiment matches mel128_.* with features of"):
         reproduce.chosen_rows(tiny, ["mel128_*"])
 
 

@@ -3,16 +3,16 @@
 import json
 import re
 
-import numpy as np
 import pytest
 from conftest import ROOT
+from synthetic import made_up
 
 import experiments
-from evaluation import summarise
+from evaluation import format_accuracy
 from fma import DataError, run_command
 from study import result_files, tables
 
-MARKED = ["README.md", "benchmarks/README.md", "notebooks/README.md"]
+MARKED = ["README.md", "docs/results.md"]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,21 @@ def test_committed_tables_are_up_to_date(name):
         f"run: python experiments.py table --readme {name}"
 
 
-def test_readme_holds_tables_of_both_data_sets():
-    found = re.findall(r"<!-- table (\S+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_tables_of_both_data_sets_are_shown():
+    found = re.findall(r"<!-- table (\S+)", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
     assert {"fma_small", "emotify"} <= set(found)
+    assert "<!-- study " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_s_table_has_its_figures_beside_ours(results):
+    text = tables.marked_tables("<!-- study emotify -->\n<!-- end -->", results)
+    rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()
+                                        if line.startswith("|"))}
+    square = json.loads((results / "emotify" / "cqt_square.json").read_text(encoding="utf-8"))["test"]
+    assert rows["CQT"][1::2] == ["45.5", "39.3", "43.1"]
+    assert rows["Chroma CENS"] == ["–", "31.6", "–", "28.4", "–", "29.9"]
+    assert rows["CQT"][0] == "–" and rows["CQT"][4] == format_accuracy(square)
+    assert "80 test clips of 28 artists" in text and "Chance is 25.0 %" in text
 
 
 def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
@@ -52,8 +64,9 @@ def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("<!-- table emotify mel_* -->\n<!-- end -->", "has no result that is named mel_"),
+    ("<!-- table emotify mel_* -->\n<!-- end -->", "has no result named mel_"),
     ("<!-- table emotiv cqt_* -->\n<!-- end -->", "no results in .*emotiv"),
+    ("<!-- table emotify -->\n<!-- end -->", "names no experiment"),
 ])
 def test_a_mark_without_results_is_one_line(results, text, message):
     with pytest.raises(DataError, match=message) as error:
@@ -64,21 +77,6 @@ def test_a_mark_without_results_is_one_line(results, text, message):
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert run_command(lambda: experiments.main(["table", "--readme", str(tmp_path / "none.md")])) == 2
     assert "none.md not found" in capsys.readouterr().err
-
-
-def made_up(name, seed, accuracy, folder):
-    """A result of one seed on 40 clips of 20 artists, right on the share given, and its predictions."""
-    labels = np.arange(40) % 2
-    right = np.random.default_rng(0).permutation(40) < round(accuracy * 40)     # the better one wherever the worse is
-    test = {"probabilities": np.eye(2)[np.where(right, labels, 1 - labels)], "labels": labels, "tracks": np.arange(40),
-            "artists": np.arange(40) // 2, "genres": np.array(["Folk", "Rock"])}
-    summary = summarise(labels, test["probabilities"], test["artists"], ["Folk", "Rock"])
-    seeds = [{"seed": seed, "epoch": 1, "epochs": 1, "validation": 0.5, "test": accuracy, "test_max": None,
-              "seconds": 1.0}]
-    result = {"experiment": name, "dataset": folder.name, "seeds": seeds, "test": summary, "parameters": 10,
-              "config": {"model": {"class": "SquareCNN", "args": {}}, "feature": "cqt", "training": {},
-                         "feature_parameters": {}}}
-    result_files.save_result(folder / f"{name}.json", result, [test])
 
 
 READ = """experiment dataset parameters config config.model config.model.class config.model.args config.feature
@@ -132,15 +130,9 @@ def test_a_test_set_of_one_genre_has_no_area_and_seeds_may_lack_their_seconds(tm
     assert [cell.strip() for cell in text.splitlines()[2].split("|")[-3:-1]] == ["–"] * 2
 
 
-def test_a_ladder_of_no_network_is_named(tmp_path):
-    made_up("cqt_square", 0, 0.5, tmp_path / "ladder" / "some_track")
-    with pytest.raises(DataError, match="some_track/cqt_square.json is of no network of some's chunks"):
-        tables.marked_tables("<!-- ladder some cqt_square -->\n<!-- end -->", tmp_path)
-
-
 def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
     (tmp_path / "README.md").write_bytes(before := "Müller <!-- table emotify * -->\n<!-- end -->".encode("latin-1"))
-    with pytest.raises(DataError, match="README.md, or a result that it shows, is not UTF-8"):
+    with pytest.raises(DataError, match="README.md, or a result in it, is not UTF-8"):
         tables.write_marked_tables(tmp_path / "README.md", results)
     assert (tmp_path / "README.md").read_bytes() == before
 

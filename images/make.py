@@ -1,0 +1,147 @@
+"""The pictures of the README: from a clip, from results/, and from the figures that the notebooks show.
+
+    python images/make.py drawings --data-dir data/allmusic --track 77
+    python images/make.py forest
+    python images/make.py thumbnails
+
+Each PNG says in its field "Description" what it was made from; tests/test_docs.py compares that with what is there now.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import sys
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))       # for the modules of the repository
+
+import fma  # noqa: E402
+from evaluation import format_interval  # noqa: E402
+from learning.runs import save_whole  # noqa: E402
+from plots.features import plot_feature  # noqa: E402
+from plots.results import plot_forest  # noqa: E402
+from plots.style import new_figure, styled  # noqa: E402
+from study.result_files import load_results  # noqa: E402
+from study.rows import STUDY  # noqa: E402
+
+IMAGES = ROOT / "images"
+FOREST = "fma_small", ("mel128_*", "baseline_SVC", "baseline_RandomForest", "baseline_LDA")
+PANELS = {
+    "cqt": "CQT: the notes", "mel_stft": "mel: bands as the ear hears", "mfcc": "MFCC: timbre in 20 numbers",
+    "chroma_cqt": "chroma of the CQT: harmony", "chroma_cens": "chroma CENS: smoothed",
+    "chroma_stft": "chroma of the STFT",
+}
+SIZE, BYTES = (240, 160), 15_000    # of a thumbnail: pixels, and the most it may take
+WHOLE = 0, 0, 1, 1
+DIAGRAMS = ("bbnn_architecture",)   # shown with a margin instead of cut at the sides
+THUMBNAILS = {      # the figure of each notebook, counted from 0, and the part to show: left, top, right, bottom
+    "exploration": (1, (0.02, 0, 0.93, 1)), "features_to_npy": (1, WHOLE), "base_models": (0, (0, 0, 0.76, 1)),
+    "chroma_cnn_architecture": (0, WHOLE), "mel_cnn_architecture": (0, WHOLE),
+    "cqt_cnn_architecture": (0, (0.3, 0, 0.66, 1)), "crnn_architecture": (2, (0.48, 0.06, 1, 1)),
+    "bbnn_architecture": (0, WHOLE), "results": (4, (0, 0, 1, 0.86)), "augmentation": (2, (0, 0.06, 0.37, 1)),
+    "feature_fusion": (5, (0.05, 0.02, 1, 0.85)), "predict": (3, WHOLE),
+}
+
+
+@styled
+def plot_drawings(features):
+    """The six features of a clip, three beside one another: those of sound above, those of harmony below."""
+    figure, panels = new_figure(12.6, 4.8, columns=3, rows=2)
+    for (name, title), axes in zip(PANELS.items(), panels.flat, strict=True):
+        plot_feature(features[name], name, axes=axes)
+        axes.set_title(title)
+        if axes in panels[0]:
+            axes.set_xlabel("")
+    return figure
+
+
+def draw_clip(data_dir, track_id):
+    """images/plots.png: what the networks see of a clip."""
+    from audio import transforms
+
+    track = fma.load_tracks(data_dir).loc[track_id]
+    y, sample_rate = transforms.read_audio(fma.audio_path(data_dir, track_id))
+    said = f"track {track_id} of {fma.dataset_name(data_dir)}: {track.get('artist')}, {track.get('title')}"
+    save(plot_drawings(transforms.extract(y, sample_rate, PANELS)), IMAGES / "plots.png", said, dpi=110)
+
+
+def forest_results():
+    """The results that the forest shows."""
+    dataset, names = FOREST
+    return [r for r in load_results(ROOT / "results" / dataset) if any(fnmatch(r["experiment"], n) for n in names)
+            and (r["experiment"] in STUDY or r["experiment"].startswith("baseline_"))]
+
+
+def describe(results):
+    """What a forest shows, in words."""
+    return "; ".join(f"{r['experiment']} {100 * r['test']['accuracy']:.1f} ({format_interval(r['test']['interval'])})"
+                     for r in results)
+
+
+def draw_forest():
+    """images/models.png: test accuracy of every model with its interval."""
+    results = forest_results()
+    save(plot_forest(results), IMAGES / "models.png", describe(results), dpi=110)
+
+
+def notebook_figure(name):
+    """The PNG of a notebook's figure that stands for it."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    figures = [output["data"]["image/png"] for cell in cells for output in cell.get("outputs", [])
+               if "image/png" in output.get("data", {})]
+    return base64.b64decode("".join(figures[THUMBNAILS[name][0]]))
+
+
+def draw_thumbnail(name):
+    """images/thumbnails/<notebook>.png, with as many colours as it may take."""
+    from PIL import Image, ImageOps
+    from PIL.PngImagePlugin import PngInfo
+
+    png = notebook_figure(name)
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    width, height = picture.size
+    left, top, right, bottom = THUMBNAILS[name][1]
+    part = picture.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+    small = ImageOps.pad(part, SIZE, color="white") if name in DIAGRAMS else ImageOps.fit(part, SIZE)
+    info = PngInfo()
+    info.add_text("Description", f"{name} {hashlib.sha256(png).hexdigest()}")
+    for colours in (256, 128, 64, 32, 16, 8):
+        small.quantize(colours).save(written := io.BytesIO(), format="png", optimize=True, pnginfo=info)
+        if len(written.getvalue()) <= BYTES:
+            break
+    write(IMAGES / "thumbnails" / f"{name}.png", lambda path: path.write_bytes(written.getvalue()))
+
+
+def save(figure, path, description, dpi):
+    """Write a figure as a PNG that says what it shows."""
+    write(path, partial(figure.savefig, format="png", dpi=dpi, metadata={"Description": description}))
+
+
+def write(path, how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_whole(path, how)
+    print(path.relative_to(ROOT), f"{path.stat().st_size / 1000:.1f} kB")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Make the pictures of the README.")
+    parser.add_argument("what", choices=("drawings", "forest", "thumbnails"))
+    parser.add_argument("--data-dir", help="of the clip to draw (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--track", type=int, default=2, help="the clip to draw (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.what == "drawings":
+        draw_clip(fma.find_data(args.data_dir), args.track)
+    elif args.what == "forest":
+        draw_forest()
+    else:
+        for name in THUMBNAILS:
+            draw_thumbnail(name)
+
+
+if __name__ == "__main__":
+    sys.exit(fma.run_command(main))

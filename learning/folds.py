@@ -1,0 +1,155 @@
+"""Cross-validation by artist: every clip is tested once, by a network that has heard none of its artist.
+
+    fma_metadata/tracks.csv     set,fold: 0, 1, ... for each track, where a collection comes with folds
+    fma_metadata/folds.csv      track_id,fold: drawn on first use where it does not, and then used by all runs
+
+Fold k is the test, the next one (after the last the first) chooses the epoch, and the others are learned.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from fma import DataError, artists_of, load_tracks, some
+from learning.runs import save_whole
+
+FOLDS = 5       # where they are drawn
+
+
+def load_folds(data_dir, subset, tracks):
+    """The fold of each track, drawn and stored beside the metadata where the collection has none.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    subset : str
+    tracks : DataFrame, indexed by track_id
+        Of the collection, as `fma.load_tracks` gives them: all, or those of a cache.
+
+    Returns
+    -------
+    folds : ndarray of int, shape (tracks,)
+        -1 where a track is in no fold.
+
+    Raises
+    ------
+    DataError
+        If folds are not numbered 0, 1, 2, ..., at least three, or the stored ones lack a track.
+    """
+    import pandas as pd
+
+    folder = Path(data_dir) / "fma_metadata"
+    if "fold" in tracks:
+        path, values = folder / "tracks.csv", tracks["fold"]
+    else:
+        path = folder / ("folds.csv" if subset == "small" else f"folds_{subset}.csv")
+        if not path.is_file():
+            drawn = draw_folds(load_tracks(data_dir, subset))
+            save_whole(path, lambda temporary: drawn.to_csv(temporary, lineterminator="\n"))
+        values = _read_folds(path).reindex(tracks.index)
+        absent = tracks.index[values.isna() & tracks["genre"].notna()]
+        if len(absent):
+            raise DataError(f"{path} lacks {len(absent)} tracks of tracks.csv ({some(absent)}): delete it, and folds "
+                            "are drawn anew")
+    numbers = pd.to_numeric(values, errors="coerce")
+    wrong = values[values.notna() & ~((numbers >= -1) & (numbers % 1 == 0))]
+    folds = numbers.fillna(-1).to_numpy() if len(wrong) else numbers.fillna(-1).to_numpy(int)
+    there = np.unique(folds[folds >= 0])
+    if len(wrong) or len(there) < 3 or len(there) != there[-1] + 1:
+        raise DataError(f"{path} has {some(wrong.unique() if len(wrong) else there) or 'nothing'} as folds: they are "
+                        "0, 1, 2 and so on, three at least and none left out")
+    return folds
+
+
+def draw_folds(tracks, count=FOLDS, seed=0):
+    """Folds with whole artists in each, and as near as possible the same share of every genre [1]_.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        From `fma.load_tracks`; those without a genre are in no fold.
+    count : int
+    seed : int
+
+    Returns
+    -------
+    folds : Series of int, indexed by track_id
+
+    References
+    ----------
+    .. [1] scikit-learn's StratifiedGroupKFold.
+    """
+    import pandas as pd
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    known = tracks[tracks["genre"].notna()]
+    folds = pd.Series(-1, index=known.index, name="fold")
+    artists = len(set(artists_of(known)))
+    if artists < count or known["genre"].value_counts().max() < count:
+        raise DataError(f"tracks.csv has {len(known)} tracks with a genre, of {artists} artists: {count} folds need "
+                        f"{count} artists, and as many tracks of a genre")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # of genres with fewer clips than folds: fma.audit names them
+        splits = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(
+            known, known["genre"], artists_of(known))
+        for fold, (_, tested) in enumerate(splits):
+            folds.iloc[tested] = fold
+    return folds.sort_index()
+
+
+def _read_folds(path):
+    import pandas as pd
+
+    try:
+        folds = pd.read_csv(path).set_index("track_id")["fold"]
+    except (KeyError, ValueError) as error:     # pandas' own are ValueErrors
+        raise DataError(f"{path} is not a table of track_id and fold: delete it, and folds are drawn anew") from error
+    if folds.index.has_duplicates:
+        raise DataError(f"{path} names track {folds.index[folds.index.duplicated()][0]} twice: remove one row")
+    return folds
+
+
+def take_fold(dataset, fold):
+    """Let a fold be the test of a dataset, the next one its validation, and the others its training.
+
+    Parameters
+    ----------
+    dataset : FeatureDataset, JointDataset or Statistics
+        Its rows and ``tracks`` change. What was normalised before is to be normalised again.
+    fold : int
+
+    Returns
+    -------
+    count : int
+        How many folds there are.
+    """
+    folds = load_folds(dataset.data_dir, dataset.subset, dataset.tracks)
+    count = int(folds.max()) + 1
+    if not 0 <= fold < count:
+        raise DataError(f"fold {fold} is unknown: {dataset.data_dir} has folds 0 to {count - 1}")
+    names = np.array(["training"] * count + [None], dtype=object)       # the last is that of fold -1
+    names[fold], names[(fold + 1) % count] = "test", "validation"
+    dataset.use_split(names[folds])
+    dataset.tracks = dataset.tracks.assign(fold=folds)
+    return count
+
+
+def leaking_artists(dataset, splits=("validation", "test")):
+    """Artists with clips both in training and in one of some other splits."""
+    others = np.concatenate([dataset.artists[dataset.rows[split]] for split in splits])
+    return np.intersect1d(dataset.artists[dataset.rows["training"]], others).tolist()
+
+
+def call_out_leaks(dataset):
+    """Say on stderr which artists are in training and elsewhere, if there are any."""
+    leaks = leaking_artists(dataset)
+    if leaks:
+        print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
+              "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
+
+
+def leak_warning(count):
+    """The line that calls out a split by clip instead of by artist."""
+    return f"warning: {count} artists are in training and in test"
