@@ -79,7 +79,7 @@ def fingerprint(model):
 
     Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
     """
-    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    ours = {type(part) for part in model.modules() if not type(part).forward.__module__.startswith("torch.")}
     forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
                 for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
