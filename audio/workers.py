@@ -79,7 +79,7 @@ def _share_out(rows, workers, limit, job):
                     try:
                         result, reason = future.result(), None
                     except TimeoutError as error:
-                        if error.errno:         # of a file system, not pebble's
+                        if isinstance(error.errno, int):         # of a file system, not pebble's
                             raise
                         result, reason = None, f"took longer than {limit:.0f} s"
                     except ProcessExpired as error:
