@@ -17,7 +17,8 @@ STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #222;
   max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 0.85rem } td, th { padding: 0.25rem 0.6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } .scroll { overflow-x: auto } .wrong { color: #c03010 }
-.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto } audio { height: 2rem; width: 14rem }
+.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto }
+audio { height: 2rem; width: 14rem }
 small { font-weight: normal }
 .pair { display: grid; grid-template-columns: 1fr 1fr; align-items: start }"""
 
