@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 DATA_DIR ?=
 DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test nightly soak data features notebooks reproduce badges bench lint
+.PHONY: demo test test-avx2 nightly soak data features notebooks reproduce badges bench lint
 
 .venv/.installed: requirements.txt requirements-dev.txt requirements-cluster.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,12 @@ demo: .venv/.installed
 # Two processes, a file of tests each, with a thread each: most of the time a single one would wait for its own children.
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
+# Networks, training and benchmarks once more, as on a CPU without AVX-512 and bfloat16: most laptops, GitHub's runners.
+test-avx2: .venv/.installed
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(RUN) -m pytest -n 2 --dist loadfile \
+		tests/test_models.py tests/test_resnet_models.py tests/test_fusion.py tests/test_training.py \
+		tests/test_training_errors.py tests/learning tests/test_benchmarks.py tests/test_gpu_benchmark.py
 
 # The same tests in one process, with the oldest versions that requirements*.txt admit, each range's lower bound.
 # torch's is a CUDA build of gigabytes, unless pip is told of torch's CPU index (pip config, or PIP_EXTRA_INDEX_URL;

@@ -11,7 +11,7 @@ References
 import torch
 from torch import nn
 
-from cnn_models import dense_layers, pooled, require_size
+from cnn_models import ConvBlock, dense_layers, pooled, require_size
 from learning import tiles
 
 
@@ -86,7 +86,7 @@ class BBNN(nn.Module):
         require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
         first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)
-        self.shallow = pooled(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))
+        self.shallow = pooled(ConvBlock(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))
         self.broadcast = nn.Sequential(
             InceptionBlock(width, width, bias),            # 5 width
             InceptionBlock(5 * width, width, bias),        # 9 width

@@ -6,9 +6,9 @@
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
-Clips are shared out over processes, which write each its own rows of one array per feature. Killed at
-any moment, the same command goes on where it stopped and ends in the same bytes: arrays grow in
-``features/.partial`` and get their names when all rows are there (audio/cache.py).
+Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
+moment, running it again continues and gives the same bytes: arrays grow in ``features/.partial`` and are moved when
+all rows are there (audio/cache.py).
 """
 
 import argparse
@@ -21,7 +21,6 @@ from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.cache import (
     PART,
@@ -39,7 +38,7 @@ from audio.cache import (
     make_plan,
     read_status,
 )
-from audio.clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
+from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES, count_frames
@@ -57,7 +56,7 @@ from fma import (
     some,
 )
 
-LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if these are more: it takes 0.1 or so
+LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
 NETWORKS_NEED = 64      # frames, of most networks
 
@@ -71,14 +70,14 @@ def cpu_count():
 
 
 def _compile(names):
-    """numba compiles parts of librosa on first use and keeps them on disk; workers that do so at once spoil each
-    other's files, and what loads them crashes. So it is done before there are workers."""
+    """Let numba compile parts of librosa, which it stores on disk, before workers start: several that do so at once
+    damage each other's files, and loading those crashes."""
     compute(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32), SAMPLE_RATE, names)
 
 
 def _results(rows, workers, setup, work=process_row, client=None):
-    """Process the rows, in so many processes that may die of one, or (0) in this, or on a client's Dask workers; yield
-    (row, status) in any order."""
+    """Process the rows in so many processes, or (0) in this one, or on a client's Dask workers; yield (row, status) in
+    any order."""
     if not workers and not client:
         from threadpoolctl import threadpool_limits
 
@@ -98,13 +97,13 @@ def _results(rows, workers, setup, work=process_row, client=None):
         done = in_processes(rows, work, workers, limit, start_worker, setup)
     for row, found, reason in done:
         if reason:
-            empty_row(partial, infos, row)          # it may have died while it wrote
+            empty_row(partial, infos, row)          # it may have died while writing
             say(f"{audio_path(data_dir, ids[row], subset)} is undecodable: it {reason}, twice")
         yield found or (row, "undecodable")
 
 
 def _results_on(device, rows, workers, setup):
-    """The same on a GPU: processes decode, and this one computes what they send, a batch at a time."""
+    """The same on a GPU: processes decode, and this one computes features in batches."""
     from audio.gpu import extract_stream
 
     open_worker(*setup)
@@ -138,7 +137,7 @@ def choose_part(features_dir, seconds=None, start=None):
 
 def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None, workers=None, progress=True,
                device=None, scheduler=None, shard=None, seconds=None, start=None, wait_for_workers=WAIT):
-    """Compute features of every clip of a collection; what the cache has already is kept.
+    """Compute features of every clip of a collection; those that the cache already has are kept.
 
     Parameters
     ----------
@@ -150,7 +149,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
     workers : int, optional
-        Processes; one per core by default. 1 is this process, which a clip that crashes it takes along.
+        Processes; one per core by default. 1 is this process, which a clip that crashes its decoder would end.
     progress : bool
         Show a progress bar.
     device : torch.device, optional
@@ -207,6 +206,8 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
 
 def _fill(names, part, setup, workers, progress, device, client=None, shard=None, join=False):
     """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
+    import pandas as pd
+
     ids, partial = setup[2], setup[4]
     if not shard:
         clear_finished(partial)
@@ -229,15 +230,16 @@ def _fill(names, part, setup, workers, progress, device, client=None, shard=None
     if shard or len(status) < len(ids):
         return None
     index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
+    close_worker()
     finish(partial.parent, infos, index)
     return index
 
 
 def _compute(todo, status, known, journal, workers, progress, setup, device, client):
-    """Process the clips that are left, and note each in the journal when its rows are written."""
+    """Process the remaining clips, and add each to the journal when its rows are written."""
     if not todo:
         return
-    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # others take seconds to start
+    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # each takes seconds to start
     bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
     with open(journal, "a", encoding="utf-8") as file, bar:
         for row, found in (_results_on(device, todo, workers, setup) if device else
@@ -286,7 +288,7 @@ def report(index, data_dir, features_dir, subset, taken, new):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Compute the features of every clip; goes on where it was stopped.")
+    parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME",
                         help=f"which of {', '.join(FEATURES)} (default: the study's six, up to mfcc)")

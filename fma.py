@@ -23,8 +23,6 @@ from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
-
 # OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
 # is several times faster (docs/speed.md). It is read when torch is imported, and commands import this module first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -158,6 +156,8 @@ def load_tracks(data_dir, subset="small"):
     DataError
         If the file is missing, lacks a required column, has a track twice, or no track of the subset.
     """
+    import pandas as pd  # here: predict.py and --help do without its 0.3 s
+
     path = Path(data_dir) / "fma_metadata" / "tracks.csv"
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
@@ -208,6 +208,8 @@ def load_genres(data_dir):
         Columns title, parent (0 at the top) and top_level (the id of the root). Empty if there is no such file,
         which is optional.
     """
+    import pandas as pd
+
     path, columns = Path(data_dir) / "fma_metadata" / "genres.csv", ["title", "parent", "top_level"]
     if not path.is_file():
         return pd.DataFrame(columns=columns, index=pd.Index([], name="genre_id", dtype=int))
@@ -240,6 +242,8 @@ def sub_genres(tracks, genres):
     DataError
         If the genres of a track are not a list of ids, as in FMA.
     """
+    import pandas as pd
+
     if "genre_ids" not in tracks:
         return pd.Series([], index=tracks.index[:0], dtype=str, name="sub_genre")
     ids = tracks["genre_ids"].dropna().map(_genre_ids).explode().dropna().astype(int)
@@ -267,6 +271,8 @@ def effective_number(names):
     >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
     (4.0, 1.06)
     """
+    import pandas as pd
+
     counts = pd.Series(names).value_counts()
     return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
 
@@ -310,6 +316,8 @@ def same_files(paths):
 
 def genre_problems(tracks):
     """Problems of genres: several in one field, few training clips, few artists; list of str, one line each."""
+    import pandas as pd
+
     genres = tracks["genre"].dropna()
     several = genres[genres.str.contains(r"[|;]|^\s*\[.*\]\s*$")]
     problems = [f"{len(several)} tracks have several genres in one field, which count as a genre of their own: "
@@ -468,6 +476,8 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
     problems : list of str
         Files that are unreadable or hold less than a second, and clips that would be short.
     """
+    import pandas as pd
+
     ids = [track for track in load_tracks(data_dir, subset).index if audio_path(data_dir, track, subset).is_file()]
     found = pd.Series(durations(audio_path(data_dir, track, subset) for track in ids), ids, dtype=float)
     summary, problems = [], []
@@ -495,6 +505,8 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
+    import pandas as pd
+
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--seconds", type=float, default=30, metavar="S",

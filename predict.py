@@ -5,27 +5,30 @@
     python predict.py song.flac --weights runs/fma_small/mel128_square/seed0
 
 Any format that libsndfile reads, up to a day long: a track is read in windows of 30 seconds, and their probabilities
-are averaged. The shipped network knows FMA-small's eight genres and nothing else: what is none of them gets one
-all the same.
+are averaged. The shipped network knows only FMA-small's eight genres, and always answers with one of them.
 """
 
 import argparse
 import json
-import math
 import os
-import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from audio.cache import PART, kept_frames
+from audio.transforms import SILENCE, Undecodable, extract, open_audio, read_mono, resample
 from audio.workers import hush_libraries, in_processes
 from fma import DataError, progress_bar, run_command
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
 FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
-WHOLE = 0.99                    # of a window: FMA's clips last 29.98 s or 30.0 s, and were learned as they are
-SHORTEST = 1.0                  # seconds of audio without which there is no answer
-LONGEST = 24                    # hours: a damaged header makes months of a few megabytes
-LIMIT = 60                      # seconds for a window, a thousand times what it takes: then its decoder hangs
+WHOLE = 0.99                    # of a window: FMA's clips last 29.98 s or 30.0 s, and were trained on as they are
+SHORTEST = 1.0                  # seconds of audio that an answer needs
+LONGEST = 24                    # hours: a damaged header can claim months in a few megabytes
+LIMIT = 60                      # seconds that a file may take, and 5 for each MB: ten times what is normal
 ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
 
 
@@ -52,10 +55,6 @@ def windows(path, seconds=WINDOW):
     sample_rate : int
         The file's own.
     """
-    import numpy as np
-
-    from audio.transforms import Undecodable, open_audio, read_mono
-
     try:
         with open_audio(path) as file:
             rate, size, done, before = file.samplerate, int(seconds * file.samplerate), 0, None
@@ -79,15 +78,15 @@ def windows(path, seconds=WINDOW):
 
 
 def usual_rate(config):
-    """Sample rate (Hz) at which a network should hear files; None: their own, as its cache was made.
+    """Sample rate (Hz) to which files are resampled for a network; None: not at all, as its cache was made.
 
-    The bands of mel128 reach up to half of it, so that those of a file of another rate would be other bands.
+    The bands of mel128 reach up to half the sample rate, so files of another rate would have other bands.
     """
     return FMA_RATE if config["feature"] == "mel128" and config["dataset"].startswith("fma_") else None
 
 
 def clip_features(path, feature, usual=None, seconds=WINDOW):
-    """The windows of one track as a network wants them, silent ones left out; also run in worker processes.
+    """The feature of each window of one track, silent windows left out.
 
     Parameters
     ----------
@@ -105,17 +104,10 @@ def clip_features(path, feature, usual=None, seconds=WINDOW):
     x : ndarray, shape (windows, bins, frames), or str
         Why there are none.
     """
-    import numpy as np
-
-    from audio.cache import PART, kept_frames
-    from audio.transforms import SILENCE, extract, resample
-
     n_frames = kept_frames(feature, PART | {"seconds": seconds})
     starts, found = [], []
     try:
-        _watch(LIMIT)
         for start, y, rate in windows(path, seconds):
-            _watch(LIMIT)
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
@@ -126,24 +118,20 @@ def clip_features(path, feature, usual=None, seconds=WINDOW):
         return [], str(error)
     except Exception as error:                              # a strange sample rate, too little memory
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
-    finally:
-        _watch(0)
     if not found:
         return [], "silence"
     return starts, np.stack(found)
 
 
 def answer(path, starts, x, classifier):
-    """What is said of one file.
+    """The result for one file.
 
     Returns
     -------
     dict
-        ``file``; ``genre``, the likeliest, and ``probabilities`` of all, or ``error``; ``course``, for each window
+        ``file``; ``genre``, the most probable, and ``probabilities`` of all, or ``error``; ``course``, for each window
         its ``start`` in seconds and its ``probabilities``.
     """
-    import numpy as np
-
     if isinstance(x, str):
         return {"file": str(path), "error": x}
     each = np.concatenate([classifier.probabilities(x[k : k + 64]) for k in range(0, len(x), 64)])
@@ -164,8 +152,8 @@ def classify(paths, classifier=None, workers=None, progress=False):
     ----------
     paths : sequence of path-like
         Files.
-    classifier : classifier.Classifier, optional
-        The shipped one by default.
+    classifier : classifier.Classifier or path-like, optional
+        A classifier, or what `load_classifier` takes; the shipped one by default.
     workers : int, optional
         Processes; one per core by default, none for a single file.
     progress : bool
@@ -176,52 +164,46 @@ def classify(paths, classifier=None, workers=None, progress=False):
     dict
         See `answer`. A file that cannot be read has an ``error``, and the rest go on.
     """
-    from classifier.network import clip_part, load_classifier
+    from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
 
-    classifier, paths = classifier or load_classifier(), list(paths)
-    config = classifier.config
-    wanted = config["feature"], usual_rate(config), clip_part(config)["seconds"]
-    workers = min(len(paths), workers or os.cpu_count() or 1)
-    if workers < 2:
-        for path in progress_bar(paths, unit="file", show=progress):
-            yield answer(path, *clip_features(path, *wanted), classifier)
-        return
-    done = in_processes(range(len(paths)), _process, workers, math.inf, _start_worker, (paths, wanted))
-    answers, following = {}, 0
-    for k, found, reason in progress_bar(done, total=len(paths), unit="file", show=progress):
-        answers[k] = answer(paths[k], *(found or ([], f"decoding it {reason}")), classifier)
-        while following in answers:                         # they come as they are finished
-            yield answers.pop(following)
-            following += 1
-
-
-_worker = {}                    # what a worker process keeps: paths and features
+    paths, answers, following = list(paths), {}, 0
+    with ThreadPoolExecutor(1) as background:               # torch is imported while the first files are decoded
+        if isinstance(classifier, Classifier):
+            config, load = classifier.config, lambda: classifier
+        else:
+            config = read_config(classifier or DEFAULT)
+            load = background.submit(load_classifier, classifier or DEFAULT).result
+        decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
+        workers = min(len(paths), workers or os.cpu_count() or 1)
+        done = (in_processes(enumerate(paths), decode, workers, _limit(paths), _use_one_thread) if workers > 1 else
+                ((row, decode(row), None) for row in enumerate(paths)))
+        for (k, path), found, reason in progress_bar(done, total=len(paths), unit="file", show=progress):
+            answers[k] = answer(path, *(found or ([], f"decoding it {reason}")), load())
+            while following in answers:                     # they come as they are finished
+                yield answers.pop(following)
+                following += 1
 
 
-def _start_worker(paths, wanted):
-    """Keep a process to one thread of linear algebra: the processes share the cores."""
-    import librosa  # noqa: F401 - only what is loaded can be limited
-    import scipy.linalg  # noqa: F401
+def _decode(feature, usual, seconds, row):
+    return clip_features(row[1], feature, usual, seconds)
+
+
+def _limit(paths):
+    """Seconds that a file may take: then its decoder hangs."""
+    return LIMIT + 5e-6 * max((os.path.getsize(path) for path in paths if os.path.isfile(path)), default=0)
+
+
+def _use_one_thread():
+    """Limit linear algebra to one thread: the processes share the cores."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    _worker.update(paths=paths, wanted=wanted)
-
-
-def _process(k):
-    return clip_features(_worker["paths"][k], *_worker["wanted"])
-
-
-def _watch(seconds):
-    """End this process, if it is a worker, in so many seconds (0: never) unless this is called again before."""
-    if _worker:
-        signal.alarm(seconds)
 
 
 def audio_files(paths):
     """Files as they are, folders as the audio files in them, at any depth, sorted."""
     found = []
-    if "" in paths:                     # of a variable that was not set: it would be the folder we are in
+    if "" in paths:                     # from an unset variable: it would mean the current folder
         raise DataError("an empty name is no file: name files and folders")
     for path in map(Path, paths):
         if path.is_dir():
@@ -237,7 +219,7 @@ def audio_files(paths):
 
 
 def as_line(found, width, top):
-    """One line of the printed table: the file, and its likeliest genres in per cent."""
+    """One line of the printed table: the file, and its most probable genres in per cent."""
     name = found["file"] if len(found["file"]) <= width else "…" + found["file"][1 - width :]
     name = "".join(c if c.isprintable() else "?" for c in name).ljust(width)
     if "error" in found:
@@ -247,7 +229,7 @@ def as_line(found, width, top):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Say which genres audio files are of.")
+    parser = argparse.ArgumentParser(description="Classify audio files by genre.")
     parser.add_argument("paths", nargs="+", metavar="FILE", help="audio files, and folders of them")
     parser.add_argument("--weights", help="exported weights, or the folder of a run (default: the shipped network)")
     parser.add_argument("--json", action="store_true", help="all probabilities, and their course over time, as JSON")
@@ -258,12 +240,8 @@ def main(argv=None):
     if args.top < 1 or args.workers is not None and args.workers < 1:
         parser.error("--top and --workers must be at least 1")
     paths = audio_files(args.paths)
-
-    from classifier.network import DEFAULT, load_classifier
-
     found, width = [], max(min(60, len(str(path))) for path in paths)
-    classifier = load_classifier(args.weights or DEFAULT)
-    for each in classify(paths, classifier, args.workers, progress=len(paths) > 1 and sys.stderr.isatty()):
+    for each in classify(paths, args.weights, args.workers, progress=len(paths) > 1 and sys.stderr.isatty()):
         found.append(each)
         if not args.json:
             print(as_line(each, width, args.top), flush=True)

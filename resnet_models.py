@@ -113,6 +113,17 @@ class ResNet(nn.Module):
         return self.classify(x)                                     # (batch, classes)
 
 
+def cosine_transform(n_coefficients, n_bins):
+    """The orthonormal discrete cosine transform, type II: Tensor, shape (coefficients, bins)."""
+    transform = torch.empty(n_coefficients, n_bins)
+    if transform.is_meta:           # only its size is wanted; arithmetic there would import torch's compiler, a second
+        return transform
+    k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
+    transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
+    transform[0] /= math.sqrt(2)
+    return transform
+
+
 class ClipStatistics(nn.Module):
     """Statistics over a clip of each bin, and of each cepstral coefficient, without weights.
 
@@ -133,10 +144,7 @@ class ClipStatistics(nn.Module):
     def __init__(self, n_bins, n_coefficients=40, least=1e-3):
         super().__init__()
         n_coefficients, self.least = min(n_coefficients, n_bins), least
-        k, bins = torch.arange(n_coefficients)[:, None], torch.arange(n_bins)
-        transform = torch.cos(math.pi * k * (bins + 0.5) / n_bins) * math.sqrt(2 / n_bins)
-        transform[0] /= math.sqrt(2)
-        self.register_buffer("transform", transform, persistent=False)
+        self.register_buffer("transform", cosine_transform(n_coefficients, n_bins), persistent=False)
         self.n_values = 8 * (n_bins + n_coefficients)
 
     def forward(self, x):                                           # (batch, bins, frames)

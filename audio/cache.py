@@ -1,9 +1,11 @@
-"""The files of a feature cache while it is filled: what is planned, what is done, and what gets its name at the end.
+"""The files of a feature cache while it is filled: the plan, the journal, and the arrays.
 
-    features/.partial/plan.json         the arrays to compute, with all that their JSON will say
+    features/.partial/plan.json         the arrays to compute, with the content of their JSON
     features/.partial/progress.csv      the journal: a line for each clip whose rows are written
-    features/.partial/<name>.npy        the arrays, whole in size, zero where nothing is written yet
-    features/.partial/shared            is there if several machines write them (audio/cluster.py)
+    features/.partial/<name>.npy        the arrays in full size, zero where nothing is written yet
+    features/.partial/shared            exists if several machines write them (audio/cluster.py)
+
+At the end the arrays are moved to ``features/``.
 """
 
 import errno
@@ -15,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from audio.statistics import STATISTICS
 from audio.transforms import CLIP_SECONDS, FEATURES, count_frames
@@ -79,6 +80,8 @@ def load_index(features_dir):
     -------
     index : DataFrame with columns track_id and status
     """
+    import pandas as pd
+
     path = Path(features_dir) / "index.csv"
     if not path.is_file():
         raise DataError(f"{path} not found: make it first, python features.py --data-dir {path.parent.parent}")
@@ -137,6 +140,8 @@ class InUse(DataError):
 def lock(folder, name="lock", shared=False, wait=False):
     """Keep a second process from filling the same cache; the lock ends with the process that holds it.
 
+    Windows has no such locks: one process works there without, several that share a cache are rejected.
+
     Parameters
     ----------
     folder : Path
@@ -148,8 +153,14 @@ def lock(folder, name="lock", shared=False, wait=False):
     wait : bool
         Wait until it is free, where else `InUse` is raised.
     """
-    import fcntl
-
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError as error:
+        if shared or wait:
+            raise DataError(f"{folder} cannot be locked on this system: --shard needs Linux or macOS") from error
+        yield None                  # no file either: Windows deletes no folder that holds an open one
+        return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / name, "a+", encoding="utf-8") as file:
@@ -164,20 +175,20 @@ def lock(folder, name="lock", shared=False, wait=False):
                 there = os.path.samestat(os.fstat(file.fileno()), os.stat(folder / name))
             except FileNotFoundError:
                 there = False
-            if there:           # else who had it has cleared up meanwhile, and this file is no longer in the folder
+            if there:           # else the process that held the lock has deleted this file meanwhile
                 yield file
                 return
 
 
 def _write(path, text):
-    """Write a small file so that it is there whole or not at all."""
+    """Replace a small file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def _read_json(path, remedy):
-    """Read an object that this module or another wrote; the error says what to do if it is damaged."""
+    """Read a JSON object; the error for a damaged one names what to delete."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -197,7 +208,7 @@ def find_part(features_dir):
 
 
 def find_present(features_dir, names, n_tracks, part=PART):
-    """Those of the features that the cache has already; an error if it has them with other parameters."""
+    """The features that the cache already has; an error if it has them with other parameters."""
     found = []
     for name in names:
         path = features_dir / f"{name}.json"
@@ -206,9 +217,7 @@ def find_present(features_dir, names, n_tracks, part=PART):
         there, here = PART | _read_json(path, path.with_suffix(".*")), describe(name, n_tracks, None, part)
         for key in here:
             if key in there and there[key] != here[key] and key != "versions":
-                made = f"{key} {there[key]}, this run needs {here[key]}"
-                if len(made) > 120:         # two lists of 518 columns, say
-                    made = f"other {key} than this run needs"
+                made = f"{key} {there[key]!s:.50}, this run needs {here[key]!s:.50}"     # statistics name 518 columns
                 raise DataError(f"{path} was made with {made}: delete {path.with_suffix('.*')} or pass --features-dir")
         found.append(name)
     return found
@@ -225,7 +234,7 @@ def find_known(features_dir, names, ids, part=PART):
 
 
 def _allocate(path, info):
-    """Make an array of zeros on disk, its space taken where the system can: a full disk is met here."""
+    """Create an array of zeros on disk and reserve its space where the system can: a full disk is noticed here."""
     np.lib.format.open_memmap(path, "w+", info["dtype"], tuple(info["shape"]))
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
@@ -233,7 +242,7 @@ def _allocate(path, info):
 
 
 def make_plan(features_dir, names, ids, device=None, part=PART):
-    """The arrays to compute, allocated on disk: a new plan, or that of the run that was cut off."""
+    """The arrays to compute, allocated on disk: a new plan, or that of an interrupted run."""
     partial = features_dir / ".partial"
     plan_file = partial / "plan.json"
     wanted = {"names": list(names), "ids": [len(ids), int(np.sum(ids)), int(ids[0]), int(ids[-1])]}
@@ -249,7 +258,7 @@ def make_plan(features_dir, names, ids, device=None, part=PART):
             raise DataError(f"{partial} holds an unfinished run for {what}, with other settings, versions or --device: "
                             "finish that one or delete the folder")
         return plan["infos"]
-    for journal in partial.glob("progress*.csv"):           # of a run that was killed while it cleared up
+    for journal in partial.glob("progress*.csv"):           # of a run that was killed while it deleted them
         journal.unlink()
     present = find_present(features_dir, names, len(ids), part)
     infos = {name: describe(name, len(ids), device, part) for name in names if name not in present}
@@ -265,16 +274,16 @@ def make_plan(features_dir, names, ids, device=None, part=PART):
     return infos
 
 
-def read_journal(progress_file, n_tracks, mend=True):
-    """Status of each clip that an earlier run finished, from its journal; a torn last line does not count.
+def read_journal(progress_file, n_tracks, repair=True):
+    """Status of each clip that an earlier run finished, from its journal; an incomplete last line is ignored.
 
-    It is cut off, so that the next line begins anew; not to `mend` is for the journal of a process that may be writing.
+    It is also removed, so that the next line can be appended, unless `repair` is false: another process may be writing.
     """
     done = {}
     if progress_file.is_file():
         text = progress_file.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
-        if whole != text and mend:
+        if whole != text and repair:
             _write(progress_file, whole)
         for line in whole.splitlines():
             row, _, status = line.partition(",")
@@ -284,16 +293,16 @@ def read_journal(progress_file, n_tracks, mend=True):
 
 
 def read_status(partial, known, infos, n_tracks, own=None):
-    """Status of each clip that is done, from the journals of all that were at it, and from an index known before.
+    """Status of each finished clip, from the journals of all processes and from an earlier index.
 
-    Journals but one's `own` may be being written.
+    Other processes may be writing all journals but one's `own`.
     """
     if not infos:
         return dict(enumerate(known["status"]))
     status = {}
     for journal in sorted(partial.glob("progress*.csv")):
-        status |= read_journal(journal, n_tracks, mend=own in (None, journal))
-    if known is not None:           # clips that gave nothing before are not tried again
+        status |= read_journal(journal, n_tracks, repair=own in (None, journal))
+    if known is not None:           # clips that failed before are not tried again
         status |= {row: s for row, s in enumerate(known["status"]) if s not in USABLE}
     return status
 
@@ -301,17 +310,22 @@ def read_status(partial, known, infos, n_tracks, own=None):
 def open_array(partial, name):
     """Open a growing array to write rows into it.
 
-    Where machines share it, each write is on the disk before the journal says so, and is of the row's own bytes:
-    NFS would else write whole pages, and with them bring back what another machine's row had been before.
+    If machines share it, each write is synchronous and of the row's bytes only: NFS would otherwise write whole pages,
+    and overwrite another machine's row with old content.
     """
     flags = os.O_DSYNC if (partial / "shared").exists() else 0
     return open(partial / f"{name}.npy", "r+b", buffering=0, opener=lambda path, mode: os.open(path, mode | flags))
 
 
 def write_row(file, row, n_rows, data):
-    """Write a row into the .npy file, in place: a memory map would hold on to every row written."""
-    end = os.fstat(file.fileno()).st_size
-    if os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data)) < len(data):
+    """Write a row into the .npy file, in place: a memory map would keep every row written in memory."""
+    start = os.fstat(file.fileno()).st_size - (n_rows - row) * len(data)
+    if hasattr(os, "pwrite"):
+        written = os.pwrite(file.fileno(), data, start)
+    else:                           # Windows
+        file.seek(start)
+        written = file.write(data)
+    if written < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
@@ -324,21 +338,21 @@ def empty_row(partial, infos, row):
 
 
 def clear_finished(partial):
-    """Forget the plan of a run that was killed when its arrays had their names already."""
-    if (partial.parent / "index.csv").is_file() and not any(partial.glob("*.npy")):     # which are there before it
+    """Delete the plan of a run that was killed after its arrays had been moved."""
+    if (partial.parent / "index.csv").is_file() and not any(partial.glob("*.npy")):
         for name in ("shared", "plan.json"):
             (partial / name).unlink(missing_ok=True)
 
 
 def finish(features_dir, infos, index):
-    """Give the arrays their names, the index last: with it the cache is complete; and clear up."""
+    """Move the arrays to the cache, the index last, which marks it as complete, and delete the partial files."""
     for name, info in infos.items():
         partial = features_dir / ".partial" / f"{name}.npy"
-        if partial.is_file():           # else an earlier run was cut off just here
+        if partial.is_file():           # else an earlier run was interrupted here
             _write(features_dir / f"{name}.json", json.dumps(info, indent=1))
             os.replace(partial, features_dir / f"{name}.npy")
     if infos:
         _write(features_dir / "index.csv", index.to_csv(index=False, lineterminator="\n"))
-    for name in ("shared", "plan.json"):        # first: without them the rest is rubbish, not a run
+    for name in ("shared", "plan.json"):        # first: without them the rest is not a run
         (features_dir / ".partial" / name).unlink(missing_ok=True)
     shutil.rmtree(features_dir / ".partial")

@@ -52,9 +52,9 @@ def clip_features(path, names=STUDY_FEATURES, part=PART):
         return status, {}
     try:
         found = compute(y, sample_rate, names)
-    except (MemoryError, OSError, ImportError):     # the machine's fault, not the clip's
+    except (MemoryError, OSError, ImportError):     # a problem of the machine, not of the clip
         raise
-    except Exception as error:          # what nobody foresaw of one clip must not end the others' run
+    except Exception as error:          # an unexpected error in one clip must not end the run
         say(f"{path} is undecodable: {type(error).__name__}: {' '.join(str(error).split())}")
         return "undecodable", {}
     return status, {name: x[:, : kept_frames(name, part)] for name, x in found.items()}
@@ -68,7 +68,7 @@ def say(line):
 
 
 def compute(y, sample_rate, names):
-    """The arrays of one clip: features, its statistics as a single frame, and features of the clip shifted in pitch.
+    """The arrays of one clip: features, statistics as a single frame, and features of pitch-shifted copies.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def compute(y, sample_rate, names):
     Returns
     -------
     dict of str to ndarray, shape (bins, frames)
-        All frames there are. A copy has as many as its feature: the shift is one of pitch, not of time.
+        All frames. A copy has as many as its feature: the pitch is shifted, the tempo kept.
 
     Examples
     --------
@@ -103,11 +103,11 @@ def compute(y, sample_rate, names):
     return found
 
 
-_worker = {}    # what a worker process keeps between clips: paths, arrays, scale and offset, names
+_worker = {}    # state of a worker process: paths, arrays, scale and offset, names
 
 
 def start_worker(*setup):
-    """Open the arrays, and keep to one thread: the processes share the cores."""
+    """Open the arrays, and limit linear algebra to one thread: the processes share the cores."""
     from threadpoolctl import threadpool_limits
 
     _worker["limits"] = threadpool_limits(1)
@@ -120,6 +120,12 @@ def open_worker(data_dir, subset, ids, training, partial, infos):
     part = {key: next(iter(infos.values()))[key] for key in PART}
     _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos, part=part,
                    names=lambda row: tuple(infos) if training[row] else for_all)
+
+
+def close_worker():
+    """Close the arrays that this process has open: Windows renames no open file."""
+    for file in _worker.pop("files", {}).values():
+        file.close()
 
 
 def process_row(row):

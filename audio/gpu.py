@@ -1,8 +1,8 @@
-"""Many clips at a time: the six features of audio/transforms.py in PyTorch, for a GPU.
+"""The six features of audio/transforms.py for batches of clips, in PyTorch for a GPU.
 
-Waveforms come decoded, at 22,050 Hz and stacked. The numbers are those of `transforms.extract`, so librosa's. All
-sums are in float64: a bin may be 120 dB below its neighbour, where float32 is rounding, and TF32, which torch may
-take for float32 on a GPU, is noise. Decoding takes far longer even so (benchmarks/gpu_features.py).
+The input is decoded waveforms at 22,050 Hz, the values are those of `transforms.extract`, so librosa's. All sums are in
+float64: a bin may be 120 dB below its neighbour, too low for float32, and for TF32, which torch may use instead on a
+GPU. Decoding takes far longer even so (benchmarks/gpu_features.py).
 """
 
 import math
@@ -16,8 +16,8 @@ from audio.spectra import BINS_PER_OCTAVE, HOP_LENGTH, N_BINS, N_FFT, N_MELS, SA
 from audio.transforms import CLIP_SECONDS, FEATURES, FLOOR_DB, N_MFCC, STUDY_FEATURES
 from fma import DataError
 
-REACH = 194             # samples that soxr's HQ filter looks back and ahead when it halves a rate; 0 (1e-8) beyond
-BLOCK = 64              # samples made by one product with that filter: longer wastes sums, shorter memory
+REACH = 194             # samples on each side of soxr's HQ filter for halving a rate; its taps beyond are 0 (1e-8)
+BLOCK = 64              # samples per matrix product with that filter: more wastes computation, fewer memory
 BATCH = 32              # clips computed at a time: 40 MB of GPU memory each
 SMOOTHING = 41          # frames of chroma_cens, with a zero on either side
 TINY = torch.finfo(torch.float32).tiny      # below it librosa does not normalise a frame
@@ -85,7 +85,7 @@ def constants(device):
 
 
 def _own(lengths, size):
-    """Which of so many samples or frames are a clip's own: (clips, size), True for the first `lengths`."""
+    """Mask of the samples or frames of each clip: (clips, size), True for the first `lengths`."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -230,10 +230,10 @@ def cens(chroma, counts):
 def extract_batch(y, names=STUDY_FEATURES, lengths=None):
     """Compute features of many clips at a time, on the device that holds them.
 
-    The numbers of `transforms.extract`: within 0.05 dB (cqt and mel_stft), 0.05 (mfcc) and 1e-3 (chroma), but for
-    what rounding decides there:
+    The values of `transforms.extract` within 0.05 dB (cqt and mel_stft), 0.05 (mfcc) and 1e-3 (chroma), except where
+    rounding decides:
 
-    - bins of the CQT 90 dB and more below the clip's loudest, where soxr's own rounding is heard: some 0.5 dB
+    - bins of the CQT 90 dB and more below the clip's loudest, where soxr's own rounding shows: some 0.5 dB
     - chroma_cqt and chroma_cens of frames 60 dB and more below the clip's loudest
     - chroma_cens in the 20 frames around one where a share lies on a step of its quantisation (within 1e-5): 0.05
     - chroma_stft of a clip in which two tunings are equally frequent
@@ -245,7 +245,7 @@ def extract_batch(y, names=STUDY_FEATURES, lengths=None):
     names : sequence of str
         Of `transforms.STUDY_FEATURES`; mel128 is made at the file's own sample rate, by `transforms.mel128`.
     lengths : sequence of int, optional
-        Samples of each clip where they differ; what follows in `y` is not looked at.
+        Samples of each clip if they differ; the rest of `y` is ignored.
 
     Returns
     -------
@@ -285,7 +285,7 @@ def extract_batch(y, names=STUDY_FEATURES, lengths=None):
 
 
 def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP_SECONDS):
-    """Features of clips as they come: while the device computes a batch, the next is taken in.
+    """Features of a stream of clips: while the device computes a batch, the next is read.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP
     DataError
         If the device has too little memory.
     """
-    gpu = device.type == "cuda"                     # which copies pinned memory by itself, while Python goes on
+    gpu = device.type == "cuda"                     # copies from pinned memory run beside Python
     size = max(1, int(size * min(1, CLIP_SECONDS / seconds)))
     staging = [torch.zeros(size, math.ceil(seconds * SAMPLE_RATE), pin_memory=gpu) for _ in range(2)]
     clips, before = iter(clips), None
@@ -324,9 +324,9 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP
             lengths.append(len(y))
             if len(keys) == size:
                 break
-        rows = list(_unstack(*before)) if before else []        # waits for the device, which has read that buffer then
+        rows = list(_unstack(*before)) if before else []        # waits until the device has read that buffer
         found = _compute(staging[0][: len(keys)], device, names, lengths) if keys else None
-        yield from rows                             # written by whoever asked, while the device computes
+        yield from rows                             # the caller writes them while the device computes
         if not keys:
             return
         staging.reverse()
@@ -337,7 +337,7 @@ def _compute(y, device, names, lengths):
     try:
         return extract_batch(y.to(device, non_blocking=True), names, lengths)
     except torch.cuda.OutOfMemoryError as error:
-        raise DataError(f"the memory of {device} is too small for {len(y)} clips at a time, or taken by another "
+        raise DataError(f"the memory of {device} is too small for {len(y)} clips at a time, or used by another "
                         "program: end that, or run without --device") from error
 
 

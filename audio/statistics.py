@@ -1,4 +1,4 @@
-"""One clip as a row of FMA's features.csv: eleven features, each by seven moments of its course over time.
+"""One clip as a row of FMA's features.csv: seven moments over time of each of eleven features.
 
 FMA's procedure, call for call, with the librosa that is installed. The published file was made with that of 2017,
 which defined ``rmse`` and padded the ends of a clip otherwise: do not mix its rows with these in one training.
@@ -31,7 +31,7 @@ STATISTICS = {
 
 
 def _tuning(S, sample_rate):
-    """As ``librosa.estimate_tuning(S=S, sr=sample_rate)``, which warns of a spectrum without peaks: that is in tune."""
+    """As ``librosa.estimate_tuning(S=S, sr=sample_rate)``, but 0 without a warning for a spectrum without peaks."""
     import librosa
 
     pitch, height = librosa.piptrack(S=S, sr=sample_rate)

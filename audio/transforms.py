@@ -1,7 +1,7 @@
 """One clip: from a file to the six features of the study, mel128, and variants that change one parameter.
 
 A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourier transform (STFT) are
-made of it (audio/spectra.py), and every feature of the study is derived from these two. The numbers are librosa's.
+made of it (audio/spectra.py), and every feature of the study is derived from these two. The values are librosa's.
 """
 
 import os
@@ -28,9 +28,9 @@ CLIP_SECONDS = 30       # read of each file by default: FMA's clips are no longe
 N_FRAMES = 640          # kept of them, 29.7 s; of other lengths as many in proportion
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
-LOUDEST = 1e6           # amplitude: 16-bit numbers written as floats are below, what is above overflows when squared
+LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
-AT_ONCE = 2**25         # samples read at once, of all channels (134 MB): headers claim a thousand channels, or a day
+CHANNELS = 32           # no recording has more, but damaged headers do
 N_MFCC = 20
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
@@ -92,37 +92,34 @@ class Undecodable(Exception):
 
 @contextmanager
 def open_audio(path):
-    """Open an audio file; whatever is wrong with it, then or while it is read, is `Undecodable`, said in a line.
+    """Open an audio file; any error, on opening it or while it is read, is raised as `Undecodable`.
 
-    Only regular files are opened: a pipe would wait for someone to write, a device has no end.
+    Only regular files are opened: a pipe would block, a device has no end.
     """
     import soundfile
 
     if not os.path.isfile(path):
         raise Undecodable("not a file")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:        # a name need not be UTF-8
+        with soundfile.SoundFile(os.fsencode(path)) as file:        # the name may not be UTF-8
             if not RATES[0] <= file.samplerate <= RATES[1]:
                 raise Undecodable(f"a sample rate of {file.samplerate} Hz")
+            if file.channels > CHANNELS:
+                raise Undecodable(f"{file.channels} channels")
             yield file
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:    # TypeError: it is called x.raw
         raise Undecodable("not audio that libsndfile can read, or damaged") from error
 
 
 def read_mono(file, frames):
-    """Read on in a file that `open_audio` opened: the mean of its channels, fewer than `frames` (1 or more) at its end.
+    """Read the next `frames` samples, fewer at the end, of a file from `open_audio`: the mean of its channels.
 
-    It is read in blocks where that would take much memory. `Undecodable` if a sample is no number that sound can have.
+    `Undecodable` if a sample is not a number, or too large for audio.
     """
-    share = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    size, parts = AT_ONCE // file.channels, []
-    while frames > 0:
-        part = file.read(min(frames, size), dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore", over="ignore"):      # what is no sound is refused below, without a warning
-            parts.append(part @ share)                          # 25 times faster than mean
-        frames = frames - size if len(part) == size else 0
-    y = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):     # NaN is neither
+    samples = file.read(frames, dtype="float32", always_2d=True)
+    with np.errstate(invalid="ignore", over="ignore"):                      # such samples are rejected below
+        y = samples @ np.full(file.channels, 1 / file.channels, dtype=np.float32)       # 25 times faster than mean
+    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):         # neither is true of NaN
         raise Undecodable("samples that are not numbers, or too large to be sound")
     return y
 
@@ -150,8 +147,8 @@ def read_audio(path, seconds=CLIP_SECONDS, start="start"):
     Raises
     ------
     Undecodable
-        If the file cannot be read as audio, holds no sample or one that is not a number of a plausible size, or has
-        a sample rate outside `RATES`.
+        If the file cannot be read as audio, holds no samples or implausible ones, has a sample rate outside `RATES`
+        or more than `CHANNELS`.
     """
     try:
         with open_audio(path) as file:
@@ -218,6 +215,10 @@ def _chroma_filter(tuning):
 def mel128(y, sample_rate):
     """128 mel frames spread evenly over a clip at its own sample rate, in dB below its maximum.
 
+    The maximum may be in any frame, kept or not. A mel band holds at most the largest weight of a filter times the
+    power of the frame, which by Parseval's theorem is its energy times n_fft / 2. So only frames whose energy allows
+    a new maximum are transformed, loudest first: one in seven or so.
+
     Parameters
     ----------
     y : ndarray, shape (samples,), float32
@@ -230,12 +231,27 @@ def mel128(y, sample_rate):
     M : ndarray, shape (128, 128), float32
         dB in [-80, 0].
     """
-    import librosa
+    n_fft, hop, n_frames = 2048, 512, 1 + len(y) // 512
+    padded = np.zeros((n_frames - 1) * hop + n_fft, dtype=np.float32)
+    padded[n_fft // 2 : n_fft // 2 + len(y)] = y
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)       # Hann
+    filters = mel_filter(sample_rate, n_fft)
 
-    power = np.abs(librosa.stft(y, n_fft=2048, hop_length=512)) ** 2
-    M = mel_filter(sample_rate, 2048) @ power                      # every frame: the maximum may be in any
-    kept = ((np.arange(128) + 0.5) / 128 * M.shape[1]).astype(int)
-    return librosa.power_to_db(M[:, kept], ref=max(M.max(), 1e-10), top_db=None).clip(-80, 0)
+    def mel(rows):
+        return filters @ (np.abs(np.fft.rfft(frames[rows] * window).astype(np.complex64)) ** 2).T
+
+    M = mel(((np.arange(128) + 0.5) / 128 * n_frames).astype(int))
+    loudest = max(M.max(), 1e-10)
+    quarters = padded.reshape(-1, hop) ** 2 @ (window**2).reshape(4, hop).T.astype(np.float32)  # of a frame's energy
+    energy = sum(quarters[k : k + n_frames, k] for k in range(4))
+    bound = 1.001 * filters.max() * n_fft / 2 * energy                      # 0.001 for rounding
+    for rows in np.array_split(np.argsort(-bound), 1 + n_frames // 64):
+        rows = rows[bound[rows] > loudest]
+        if not len(rows):
+            break
+        loudest = max(loudest, mel(rows).max())
+    return (10 * np.log10(np.maximum(M, 1e-10)) - 10 * np.log10(loudest)).clip(-80, 0)
 
 
 def _decibels(x, power=2.0):
@@ -268,7 +284,7 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     Returns
     -------
     features : dict of str to ndarray, shape (bins, frames)
-        In the units of `FEATURES`. All frames there are; mel128 has 128.
+        In the units of `FEATURES`, all frames; mel128 has 128.
 
     Examples
     --------
@@ -276,11 +292,13 @@ def extract(y, sample_rate, names=STUDY_FEATURES):
     >>> {name: x.shape for name, x in extract(noise, 22050, ["cqt", "mfcc"]).items()}
     {'cqt': (84, 646), 'mfcc': (20, 646)}
     """
-    import librosa
-
     found = {"mel128": mel128(y, sample_rate)} if "mel128" in names else {}
     names = set(names)
-    y = resample(y, sample_rate) if names - {"mel128"} else y
+    if names == {"mel128"}:
+        return found                    # what is imported below takes longer than this
+    import librosa
+
+    y = resample(y, sample_rate)
     if names & {"cqt", "chroma_cqt", "chroma_cens"}:
         C = cqt(y)
         found["cqt"] = _decibels(C, 1.0)

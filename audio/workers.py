@@ -1,35 +1,32 @@
-"""Processes that may die: a row of work that crashes its process, or holds it up, costs itself and not the run.
+"""Worker processes for decoding: a file that crashes or hangs its decoder costs itself, not the run.
 
-A decoder that meets a hostile file can crash, eat all memory or never come back. Here each process is given one row
-at a time, over a pipe of its own, so that it is known what it died of and for how long it has been at it.
+pebble's pool replaces a process that dies and ends one that exceeds its time limit. Added here: such a row is tried
+once more when the others are done, only a few rows are in flight, and no worker outlives its parent.
 """
 
-import math
 import os
 import signal
 import sys
 import threading
-import time
-import traceback
-from collections import deque
+from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 
 from fma import DataError
 
-HOPELESS = 20       # rows that died while none was done: it is not the rows
+HOPELESS = 20       # rows that failed while none was done: the machine or the setup is at fault, not the files
 
 
 def in_processes(rows, work, workers, limit, start, setup=()):
-    """Do something with each row, in several processes that may die of it.
+    """Do something with each row, in processes that may crash or hang.
 
-    A row whose process died, or took too long, is tried once more when all others are done and the machine is
-    quiet: it may have died of another's memory, or been slow because the machine was.
+    A row that ended its process is tried once more, alone, when all others are done: another row may have taken the
+    memory, or the machine was busy.
 
     Parameters
     ----------
     rows : sequence
-        Of what can be a key of a dict, and is not None.
     work : callable
         Is given a row. What it returns or raises is sent back, so it must be picklable.
     workers : int
@@ -43,111 +40,88 @@ def in_processes(rows, work, workers, limit, start, setup=()):
     Yields
     ------
     row, result, reason
-        In the order in which they are finished. A row that no process survived has no result (None) but a reason, in
-        words; all others have no reason.
+        In the order in which they are finished. A row that ended its process twice has no result (None) but a reason,
+        in words; all others have no reason.
 
     Raises
     ------
     DataError
-        If processes die before they have begun, or of each of the first rows. What `work` raises is raised here.
+        If processes die before they get a row, or of each of the first rows. What `start` or `work` raises is raised
+        here.
     """
-    suspects = yield from _share_out(rows, workers, limit, (work, start, setup), HOPELESS)
-    culprits = yield from _share_out(list(suspects), 1, limit, (work, start, setup), math.inf)
-    for row, reason in culprits.items():
-        yield row, None, reason
+    failed, any_done = [], False
+    for row, result, reason in _share_out(rows, workers, limit, (work, start, setup)):
+        if not reason:
+            any_done = True
+            yield row, result, None
+            continue
+        failed.append(row)
+        if len(failed) >= HOPELESS and not any_done:
+            raise DataError(f"the first {len(failed)} clips all ended their process, the last one because it {reason}: "
+                            "run with --workers 1 to see the error")
+    yield from _share_out(failed, 1, limit, (work, start, setup))
 
 
-def _share_out(rows, workers, limit, job, most):
-    """Yield what is done, and return the rest, a dict of row to the reason; an error if so many die before any is."""
-    todo, died, any_done, busy = deque(rows), {}, False, {}     # busy: pipe to (process, row, when it must be done)
-    try:
-        while todo or busy:
-            while len(busy) < min(workers, len(busy) + len(todo)):
-                pipe, process = _begin(job)
-                busy[pipe] = process, None, math.inf
-            soonest = min(until for _, _, until in busy.values())
-            for pipe in wait(list(busy), None if soonest == math.inf else max(0, soonest - time.monotonic())):
-                process, row, _ = busy.pop(pipe)
-                try:
-                    result, error = pipe.recv()
-                except (EOFError, OSError):
-                    died |= _cause(process, row)
-                    continue
-                if error:
-                    process.kill()
-                    raise error
-                following = todo.popleft() if todo else None
-                _send(pipe, following)      # now, so that the process has something to do meanwhile
-                if following is not None:
-                    busy[pipe] = process, following, time.monotonic() + limit
-                if row is not None:         # else it has said that it is ready
-                    any_done = True
-                    yield row, result, None
-            for pipe, (process, row, until) in list(busy.items()):
-                if until < time.monotonic() and not pipe.poll():
-                    del busy[pipe]
-                    process.kill()
-                    process.join(5)         # so that it writes nothing more
-                    died[row] = f"took longer than {limit:.0f} s"
-            if len(died) >= most and not any_done:
-                raise DataError(f"the first {len(died)} clips all ended their process, the last one because it "
-                                f"{list(died.values())[-1]}: something else is wrong; with --workers 1 it shows itself")
-        return died
-    finally:
-        for process, _, _ in busy.values():
-            process.kill()
+def _share_out(rows, workers, limit, job):
+    """Yield (row, result, reason), each row tried once."""
+    from pebble import ProcessExpired, ProcessPool
+
+    rows, pending = iter(rows), {}
+    with ProcessPool(workers, initializer=_begin, initargs=job, context=get_context("spawn")) as pool:
+        try:
+            while True:
+                for row in islice(rows, 2 * workers - len(pending)):    # few: results wait in memory for the consumer
+                    pending[pool.schedule(_run, (row,), timeout=limit)] = row
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    row = pending.pop(future)
+                    try:
+                        result, reason = future.result(), None
+                    except TimeoutError as error:
+                        if isinstance(error.errno, int):         # of a file system, not pebble's
+                            raise
+                        result, reason = None, f"took longer than {limit:.0f} s"
+                    except ProcessExpired as error:
+                        result, reason = None, f"killed its process ({_cause(error.exitcode)})"
+                    yield row, result, reason
+        except BrokenProcessPool as error:
+            raise DataError("a worker process was killed (out of memory?): run the same command again, or with "
+                            "--workers 1, which starts none") from error
+        finally:
+            pool.stop()
 
 
-def _begin(job):
-    """Start a process, and return the pipe to it."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, *job), daemon=True)
-    process.start()
-    there.close()                           # so that its end is the end of the pipe
-    return here, process
+def _cause(code):
+    """Why a process ended, from its exit code."""
+    if code >= 0:
+        return f"exit status {code}"
+    if -code not in set(signal.Signals):        # real-time signals have no name
+        return f"signal {-code}"
+    return signal.Signals(-code).name + (": out of memory?" if code == -signal.SIGKILL else "")
 
 
-def _send(pipe, row):
-    try:
-        pipe.send(row)
-    except OSError:                         # it has just died, which is noticed when it is waited for
-        pass
+_worker = {}        # what a process keeps: its function, or the error that kept it from starting
 
 
-def _cause(process, row):
-    """Why a process died, as a dict of its row to the reason."""
-    process.join()
-    code = process.exitcode
-    how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-    how += {-signal.SIGKILL: ": out of memory?", -signal.SIGALRM: ": took too long"}.get(code, "")
-    if row is None:
-        raise DataError(f"a worker process died before its first clip ({how}): run the same command again, it goes on; "
-                        "with --workers 1 there are none")
-    return {row: f"killed its process ({how})"}
-
-
-def _serve(pipe, work, start, setup):
-    """What a process does: a row, its result, the next row, until it is sent none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's to answer
+def _begin(work, start, setup):
     hush_libraries()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    pipe.send(_answer(start, *setup))
-    while (row := pipe.recv()) is not None:
-        pipe.send(_answer(work, row))
-
-
-def _answer(function, *args):
-    """What a function returns, and what it raises."""
     try:
-        return function(*args), None
-    except Exception as error:
-        error.add_note(traceback.format_exc())          # it is raised again, elsewhere
-        return None, error
+        start(*setup)
+        _worker["work"] = work
+    except Exception as error:          # raised by the first row: pebble would only log it
+        _worker["error"] = error
+
+
+def _run(row):
+    if "error" in _worker:
+        raise _worker["error"]
+    return _worker["work"](row)
 
 
 def hush_libraries():
-    """Keep stdout and stderr to Python: decoders remark there on every oddity of a file, in thousands of lines."""
+    """Keep stdout and stderr to Python: decoders print a line there for each oddity of a file, thousands in all."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         setattr(sys, name, os.fdopen(os.dup(number), "w", 1, stream.encoding, errors="backslashreplace"))
@@ -155,6 +129,6 @@ def hush_libraries():
 
 
 def _end_with_parent():
-    """A killed parent cannot stop its workers: they would wait for rows for ever."""
+    """End a worker whose parent was killed and could not stop it."""
     parent_process().join()
     os._exit(1)

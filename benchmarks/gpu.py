@@ -118,7 +118,8 @@ def cases(networks, cuda):
         yield network, "original", BATCHES[0], "float32", False, False
         yield from ((network, "ours", BATCHES[0], precision, graph, False)
                     for precision in PRECISIONS for graph in graphs)
-    yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
+    if "SquareCNN" in networks:
+        yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
     yield from ((network, "ours", BATCHES[0], "bfloat16", False, True) for network in networks if network in COMPILED)
     yield from ((network, "ours", batch, precision, graph, False) for batch in BATCHES[1:] for network in networks
                 for precision in PRECISIONS for graph in graphs)
@@ -162,13 +163,15 @@ def study_hours(rows):
     Returns
     -------
     dict of str to float
-        ``ours`` and ``original``; a network that was not measured is left out of both.
+        ``ours`` and ``original``; empty if a network was not measured in both loops.
     """
     hours = {}
     for loop in ("ours", "original"):
         best = {name: max((r["clips_per_second"] for r in rows if r["network"] == name and r["loop"] == loop
                            and r["batch"] == BATCHES[0]), default=None) for name in STUDY}
-        hours[loop] = sum(STUDY[name] * EPOCHS * REPEATS * CLIPS / rate / 3600 for name, rate in best.items() if rate)
+        if None in best.values():
+            return {}
+        hours[loop] = sum(STUDY[name] * EPOCHS * REPEATS * CLIPS / rate / 3600 for name, rate in best.items())
     return hours
 
 
@@ -190,15 +193,42 @@ def table(rows, bounds):
                                 "peak MiB"])
 
 
+def summary(rows):
+    """The same in a line for each network, as Markdown: clips per second, and how many times the original's."""
+    found = {(r["network"], r["loop"], r["batch"], r["precision"], r["graph"], r["compiled"]): r["clips_per_second"]
+             for r in rows}
+
+    def best(network, batch):
+        return {precision: max((rate for (name, loop, size, how, _, compiled), rate in found.items() if
+                                (name, loop, size, how, compiled) == (network, "ours", batch, precision, False)),
+                               default=None) for precision in PRECISIONS}
+
+    cells = []
+    for network in dict.fromkeys(r["network"] for r in rows if r["network"] in NETWORKS):
+        small, large = best(network, BATCHES[0]), best(network, BATCHES[1])
+        original = found.get((network, "original", BATCHES[0], "float32", False, False))
+        compiled = found.get((network, "ours", BATCHES[0], "bfloat16", False, True))
+        fastest = max(filter(None, (*small.values(), compiled)), default=None)
+        values = [original, *small.values(), compiled, max(filter(None, large.values()), default=None)]
+        cells.append([network, *(value and f"{value:,.0f}" for value in values),
+                      original and fastest and f"{fastest / original:.1f}"])
+    return format_table(cells, ["clips/s", "original", *PRECISIONS, "compiled", f"batch {BATCHES[1]}", "/ original"])
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure training and features on a GPU, in at most eight minutes.")
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME",
                         help=f"of {', '.join(NETWORKS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write the rows here, after each of them")
+    parser.add_argument("--summary", type=Path, metavar="JSON", help="print the summary of such a file, and stop")
     parser.add_argument("--minutes", type=float, default=8, help="begin no row after so many (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1, help="to time a row for (default: %(default)s)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one); the CPU does a hundredth")
     args = parser.parse_args(argv)
+    if args.summary:
+        kept = json.loads(args.summary.read_text(encoding="utf-8"))
+        print(f"{summary(kept['rows'])}\n\n{kept['about']}")
+        return
     device, start = choose_device(args.device), time.perf_counter()
     cuda = device.type == "cuda"
     what = torch.cuda.get_device_name(device) if cuda else "no GPU: the CPU, at a hundredth of the size"
@@ -220,6 +250,9 @@ def main(argv=None):
             failed.append(f"{label}: {' '.join(str(error).split())[:120]}")
             return
         print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+        save()
+
+    def save():
         if args.json:
             text = json.dumps({"about": about, "bounds": bounds, "rows": rows, "not_measured": failed}, indent=1)
             save_whole(args.json, lambda path: path.write_text(text, encoding="utf-8"))
@@ -227,10 +260,11 @@ def main(argv=None):
     keep("six features", lambda: features_row(device, 64 if cuda else 2))
     for case in cases(args.network, cuda):
         keep(" ".join(map(str, case)), lambda case=case: measure(case, dataset, args.seconds))
-    print(f"\n{table(rows, bounds)}\n\n{about}")
-    hours = study_hours(rows)
-    print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "
-          f"{hours['original']:.1f} ({time.perf_counter() - start:.0f} s to measure)")
+    save()
+    print(f"\n{table(rows, bounds)}\n\n{about} ({time.perf_counter() - start:.0f} s to measure)")
+    if hours := study_hours(rows):
+        print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "
+              f"{hours['original']:.1f}")
     for line in failed:
         print(f"not measured: {line}")
 

@@ -10,6 +10,7 @@
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,19 +81,11 @@ def load_classifier(path=DEFAULT):
     -------
     Classifier
     """
-    from learning.runs import load_config, load_weights
+    from learning.runs import load_weights
 
-    path = Path(path)
-    if path.is_dir():
-        named, weights, remedy = path / "config.json", path / "model.safetensors", f"delete {path} and train again"
-    else:
-        path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-        named, weights, remedy = _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
-        if not named.is_file():
-            raise DataError(f"{path} is neither exported weights nor the folder of a run")
-    try:
-        config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
-        _require_predictable(path, config)
+    config = read_config(path)
+    path, named, weights, remedy = _files(path)
+    with _damage_named(named, remedy):
         network = _rebuild(config, weights, remedy)
         if path.is_dir():
             temperature = fit_temperature(*_log_probabilities(path, "validation"))
@@ -100,12 +93,41 @@ def load_classifier(path=DEFAULT):
         else:
             found = Classifier(_load_tensors(weights, network).eval(), config, float(config["temperature"]))
         _try_out(found)
+    return found
+
+
+def read_config(path=DEFAULT):
+    """The config of exported weights or of a run, as `load_classifier` finds them, without importing torch: dict."""
+    from learning.runs import load_config
+
+    path, named, _, remedy = _files(path)
+    with _damage_named(named, remedy):
+        config = load_config(path) if path.is_dir() else json.loads(named.read_text(encoding="utf-8"))
+        _require_predictable(path, config)
+    return config
+
+
+def _files(path):
+    """What a name stands for: its path, the files of its config and weights, and the remedy if these are damaged."""
+    path = Path(path)
+    if path.is_dir():
+        return path, path / "config.json", path / "model.safetensors", f"delete {path} and train again"
+    path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    if not _beside(path, ".json").is_file():
+        raise DataError(f"{path} is neither exported weights nor the folder of a run")
+    return path, _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
+
+
+@contextmanager
+def _damage_named(named, remedy):
+    """Raise a `DataError` for whatever a damaged config causes: any value may be wrong, and fail anywhere."""
+    try:
+        yield
     except DataError:
         raise
-    except Exception as error:      # a damaged config may fail anywhere
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{named} is damaged, or does not match the weights ({reason}): {remedy}") from error
-    return found
 
 
 def clip_part(config):

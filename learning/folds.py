@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from fma import DataError, artists_of, load_tracks, some
 from learning.runs import save_whole
@@ -39,6 +38,8 @@ def load_folds(data_dir, subset, tracks):
     DataError
         If folds are not numbered 0, 1, 2, ..., at least three, or the stored ones lack a track.
     """
+    import pandas as pd
+
     folder = Path(data_dir) / "fma_metadata"
     if "fold" in tracks:
         path, values = folder / "tracks.csv", tracks["fold"]
@@ -53,7 +54,7 @@ def load_folds(data_dir, subset, tracks):
             raise DataError(f"{path} lacks {len(absent)} tracks of tracks.csv ({some(absent)}): delete it, and folds "
                             "are drawn anew")
     numbers = pd.to_numeric(values, errors="coerce")
-    wrong = values[values.notna() & ~((numbers >= -1) & (numbers % 1 == 0))]
+    wrong = values[values.notna() & ~((numbers >= -1) & (numbers < 1000) & (numbers % 1 == 0))]
     folds = numbers.fillna(-1).to_numpy() if len(wrong) else numbers.fillna(-1).to_numpy(int)
     there = np.unique(folds[folds >= 0])
     if len(wrong) or len(there) < 3 or len(there) != there[-1] + 1:
@@ -80,6 +81,7 @@ def draw_folds(tracks, count=FOLDS, seed=0):
     ----------
     .. [1] scikit-learn's StratifiedGroupKFold.
     """
+    import pandas as pd
     from sklearn.model_selection import StratifiedGroupKFold
 
     known = tracks[tracks["genre"].notna()]
@@ -98,6 +100,8 @@ def draw_folds(tracks, count=FOLDS, seed=0):
 
 
 def _read_folds(path):
+    import pandas as pd
+
     try:
         folds = pd.read_csv(path).set_index("track_id")["fold"]
     except (KeyError, ValueError) as error:     # pandas' own are ValueErrors

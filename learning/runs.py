@@ -79,7 +79,7 @@ def fingerprint(model):
 
     Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
     """
-    ours = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    ours = {type(part) for part in model.modules() if not type(part).forward.__module__.startswith("torch.")}
     forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
                 for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
@@ -129,12 +129,15 @@ def lock(run_dir, write=True):
     DataError
         If another process trains this run.
     """
-    import fcntl
-
     if not write or is_finished(run_dir):
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:                         # Windows, which cannot lock a folder
+        yield
+        return
     folder = os.open(run_dir, os.O_RDONLY)      # the folder itself, so no lock file remains
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

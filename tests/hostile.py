@@ -203,8 +203,8 @@ def odd_sounds(seconds=30.2):
         "1 kHz": (y[:31_000], 1000, "ok"), "8 kHz": (y[:245_000], 8000, "ok"), "11,025 Hz": (y[:340_000], 11_025, "ok"),
         "384 kHz": (np.resize(y, 30 * 384_000), 384_000, "ok"), "2 MHz": (y[:4000], 2_000_000, "undecodable"),
         "8 channels": (np.repeat(y[:, None], 8, 1), rate, "ok"),
-        "200 channels": (np.repeat(y[: 24 * 10_000, None], 200, 1), 8000, "ok"),
-        "1,024 channels": (np.repeat(y[: 30 * 1000, None], 1024, 1), 1000, "ok"),
+        "200 channels": (np.repeat(y[: 24 * 10_000, None], 200, 1), 8000, "undecodable"),
+        "1,024 channels": (np.repeat(y[: 30 * 1000, None], 1024, 1), 1000, "undecodable"),
     }  # fmt: skip
 
 

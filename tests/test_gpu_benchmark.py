@@ -62,8 +62,17 @@ def test_what_the_time_or_the_card_does_not_allow_is_named(small, monkeypatch, c
 
 
 def test_the_hours_of_the_study_are_those_of_its_rows():
-    rows = [{"network": name, "loop": "ours", "batch": gpu.BATCHES[0], "clips_per_second": 6400.0}
-            for name in gpu.STUDY]
+    rows = [{"network": name, "loop": loop, "batch": gpu.BATCHES[0], "clips_per_second": 6400.0}
+            for name in gpu.STUDY for loop in ("ours", "original")]
+    assert gpu.study_hours(rows[1:]) == {}
     assert gpu.study_hours(rows)["ours"] == pytest.approx(sum(gpu.STUDY.values()) * 150 / 3600)
     assert sum(gpu.STUDY.values()) == 32 and set(gpu.STUDY) == set(gpu.NETWORKS)
 
+
+
+def test_the_summary_has_a_line_for_each_network_with_its_fastest_setting(capsys):
+    gpu.main(["--summary", str(gpu.Path(gpu.__file__).with_name("gpu_h200.json"))])
+    lines = capsys.readouterr().out.splitlines()
+    [bbnn] = [line.split("|") for line in lines if line.startswith("| BBNN")]
+    numbers = [float(cell.replace(",", "")) for cell in bbnn[2:-1]]
+    assert len(lines) == 12 and numbers[-1] == pytest.approx(max(numbers[1:5]) / numbers[0], abs=0.1)

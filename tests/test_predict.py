@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,12 +207,9 @@ def test_a_file_that_is_no_music_is_reported_and_the_rest_go_on(bad, classifier,
 
 
 def test_a_process_that_dies_costs_its_file_only(song, bad, classifier, monkeypatch):
-    """The middle file brings its process down; the workers are other processes, so they are told by a file."""
+    """The middle file crashes its process; the workers are other processes, so a file makes them do so."""
     (bad / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def watch(event, args):\n"
-        "    if event == 'open' and str(args[0]).endswith('text.mp3'):\n"
-        "        os._exit(1)\n"
+        "import os\n"
         "if os.environ.get('DIE_ON_TEXT'):\n"
         "    import soundfile\n"
         "    whole = soundfile.SoundFile.__init__\n"
@@ -266,10 +264,37 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, monkeypatch, given, mess
     assert status == 2 and message in err and err.count("\n") == 1 and out == ""
 
 
+def test_nothing_is_imported_that_an_answer_does_not_need(song):
+    """Each of these takes longer to import than a song to classify."""
+    code = ("import sys, predict\n"
+            f"assert predict.main([{str(song)!r}]) == 0\n"
+            "slow = {'librosa', 'numba', 'scipy', 'pandas', 'sympy', 'torch._dynamo'} & set(sys.modules)\n"
+            "assert not slow, slow")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_torch_is_imported_while_the_first_file_is_decoded(song, monkeypatch):
+    """Decoding does not wait for the network, and an error of the network ends the command."""
+    order = []
+    read = predict.clip_features
+    monkeypatch.setattr(predict, "clip_features", lambda *args: (order.append("decoded"), read(*args))[1])
+
+    def load(path):
+        end = time.monotonic() + 5
+        while not order and time.monotonic() < end:
+            time.sleep(0.01)
+        raise DataError("no network" if order else "nothing was decoded meanwhile")
+
+    monkeypatch.setattr("classifier.network.load_classifier", load)
+    with pytest.raises(DataError, match="no network"):
+        list(predict.classify([song]))
+
+
 def test_help_is_quick_and_needs_no_torch():
     code = ("import sys, predict\n"
             "try:\n    predict.main(['--help'])\nexcept SystemExit:\n    pass\n"
-            "assert not {'torch', 'librosa', 'soundfile', 'scipy'} & set(sys.modules), sys.modules.keys()")
+            "assert not {'torch', 'librosa', 'soundfile', 'scipy', 'pandas'} & set(sys.modules), sys.modules")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
 

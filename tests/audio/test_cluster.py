@@ -77,8 +77,8 @@ def sent(monkeypatch):
 
 def fatal(what, names):
     """Code that has some clips do something to the worker that opens them."""
-    return (f"\nimport time\n_inner = clip_features\ndef clip_features(path, names):\n"
-            f"    if path.stem in {names}:\n        {what}\n    return _inner(path, names)\n")
+    return (f"\nimport time\n_inner = clip_features\ndef clip_features(path, names, part):\n"
+            f"    if path.stem in {names}:\n        {what}\n    return _inner(path, names, part)\n")
 
 
 KILL = "os.kill(os.getpid(), 9)"
@@ -139,7 +139,7 @@ def test_a_clip_that_kills_its_worker_is_found_and_all_others_are_computed(run, 
 
 
 def test_workers_have_the_modules_of_this_run_and_not_of_the_last(run, cache, sent):
-    sent("\ndef clip_features(path, names):\n    return 'short', {}\n")
+    sent("\ndef clip_features(path, names, part):\n    return 'short', {}\n")
     assert set(load_index(run("last"))["status"]) == {"short"}
     sent()
     assert_same(run("this"), cache)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from synthetic import ROOT
 
 import features
 import predict
-from audio import transforms, workers
+from audio import transforms
 from audio.cache import STATUSES, USABLE, load_index
 from audio.clips import clip_features
 from audio.transforms import Undecodable, read_audio
+from audio.workers import in_processes
 from features import fill_cache
 from fma import audio_path, run_command
 
@@ -55,7 +57,7 @@ def test_every_sound_has_its_status_and_features_that_are_numbers(tmp_path, name
     assert found == status and memory < BOUND
     assert set(values) == (set(ALL) if status == "ok" else set())
     if status == "undecodable":         # for every reader, and before anything is computed of it
-        with pytest.raises(Undecodable, match="not numbers|sample rate|no samples"):
+        with pytest.raises(Undecodable, match="not numbers|sample rate|no samples|channels"):
             read_audio(tmp_path / "x.mp3")
     for key, x in values.items():
         stored = x.astype("float32" if key in ("mfcc", "statistics") else "float16")       # which overflows earlier
@@ -88,14 +90,6 @@ def test_an_mp3_cut_anywhere_or_with_a_flipped_byte(tmp_path, mp3):
         assert clip_features(tmp_path / "x.mp3") in (("short", {}), ("undecodable", {}))
 
 
-def test_a_thousand_channels_are_not_held_at_once(tmp_path):
-    """Half a gigabyte of zeros that takes no room on disk, and in a piece 2 GB as float32."""
-    sparse(tmp_path / "x.mp3", wav_header(2**29, channels=1024, rate=17_000, bits=8), 2**29)
-    (status, values), memory = added(lambda: clip_features(tmp_path / "x.mp3", ["mfcc"]))
-    assert status == "ok" and np.isfinite(values["mfcc"]).all()     # 0 is the lowest of 8 bits: constant, not silent
-    assert memory < BOUND
-
-
 def test_hours_of_silence_are_silent(tmp_path):
     sparse(tmp_path / "hours.wav", wav_header(3 * 3600 * 2000, rate=1000), 3 * 3600 * 2000)
     soundfile.write(tmp_path / "hours.flac", np.zeros(3 * 3600 * 1000, np.int16), 1000)
@@ -110,16 +104,6 @@ def test_a_track_of_months_is_refused_by_predict(tmp_path, monkeypatch):
     y = np.tile(sound(30, 8000), (3, 1))
     soundfile.write(tmp_path / "x.wav", y, 8000)
     assert predict.clip_features(tmp_path / "x.wav", "mel128") == ([], "longer than 0.01 hours: cut it")
-
-
-@pytest.mark.parametrize("kind, subtype", [("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS")])
-def test_a_file_read_in_blocks_is_the_file(tmp_path, monkeypatch, kind, subtype):
-    (tmp_path / "x").write_bytes(encode(sound(5, 44_100, 2), 44_100, kind, subtype))
-    whole, rate = read_audio(tmp_path / "x", 4)
-    monkeypatch.setattr(transforms, "AT_ONCE", 10_001)
-    blocks, _ = read_audio(tmp_path / "x", 4)
-    assert rate == 44_100 and len(whole) == 4 * rate
-    assert np.array_equal(whole, blocks)
 
 
 def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
@@ -170,10 +154,7 @@ def test_an_error_nobody_foresaw_costs_one_clip_and_is_said(tmp_path, monkeypatc
 DEADLY = """
 import os, signal, sys, time
 if "--multiprocessing-fork" in sys.orig_argv:
-    import numpy as np, predict, soundfile
-    from audio import transforms
-    transforms.extract(np.ones(22050, np.float32), 22050, ("mfcc", "mel128"))      # what is first is slow
-    predict.LIMIT = 4
+    import soundfile
     opened = soundfile.SoundFile.__init__
     def deadly(self, file, *args, **kwargs):
         opened(self, file, *args, **kwargs)
@@ -189,6 +170,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
 @pytest.fixture
 def deadly(tmp_path, monkeypatch):
     """In worker processes, a file of 8001 Hz is one that crashes its decoder, and one of 8002 Hz one that hangs it."""
+    monkeypatch.setattr("pebble.common.CONSTS.term_timeout", 0.2)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
@@ -234,16 +216,16 @@ def test_a_collection_of_such_files_is_completed(tmp_path, capfd, mp3):
 def test_clips_that_crash_or_hang_are_undecodable_and_named(tmp_path, monkeypatch, capsys, deadly):
     good = [wav(loudness=0.01 * k) for k in range(1, 6)]
     data = make_collection(tmp_path / "data", [*good[:3], wav(8001), wav(8002), *good[3:]])
-    monkeypatch.setattr(features, "in_processes", lambda rows, work, count, limit, *rest: workers.in_processes(
-        rows, work, count, 4, *rest))
-    index = fill_cache(data, ["mfcc", "mel_stft"], workers=2, progress=False)
+    monkeypatch.setattr(features, "in_processes", lambda rows, work, n, limit, *rest: in_processes(
+        rows, work, n, 4, *rest))
+    index = fill_cache(data, ["mel128"], workers=2, progress=False)     # which imports little: processes start fast
     assert index["status"].tolist() == ["ok"] * 3 + ["undecodable"] * 2 + ["ok"] * 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "undecodable" in line]
     assert lines == [f"{audio_path(data, 5)} is undecodable: it killed its process (SIGSEGV), twice",
                      f"{audio_path(data, 6)} is undecodable: it took longer than 4 s, twice"]
     for track in (5, 6):
         audio_path(data, track).write_bytes(b"no music")
-    fill_cache(data, ["mfcc", "mel_stft"], features_dir=tmp_path / "plain", workers=1, progress=False)
+    fill_cache(data, ["mel128"], features_dir=tmp_path / "plain", workers=1, progress=False)
     assert contents(data / "features") == contents(tmp_path / "plain")
 
 
@@ -265,7 +247,8 @@ def test_a_clip_that_kills_its_process_while_it_writes_leaves_zeros(tmp_path, mo
 # ---------------------------------------------------------------- predict.py
 
 
-def test_predict_names_each_in_a_line_and_goes_on(tmp_path, capfd, mp3, deadly):
+def test_predict_names_each_in_a_line_and_goes_on(tmp_path, monkeypatch, capfd, mp3, deadly):
+    monkeypatch.setattr(predict, "LIMIT", 4)
     music = tmp_path / "music"
     music.mkdir()
     for name in NAMES:
@@ -287,7 +270,7 @@ def test_predict_names_each_in_a_line_and_goes_on(tmp_path, capfd, mp3, deadly):
     for name in ("pipe.mp3", "loop.mp3"):
         assert found[name]["error"] == "not a file"
     assert found["crashes.wav"]["error"] == "decoding it killed its process (SIGSEGV)"
-    assert found["hangs.wav"]["error"] == "decoding it killed its process (SIGALRM: took too long)"
+    assert re.fullmatch(r"decoding it took longer than \d s", found["hangs.wav"]["error"])
     assert all(("error" in each) != ("genre" in each) for each in found.values())
     assert all(predict.as_line(each, 60, 3).isprintable() for each in found.values())
 
@@ -306,7 +289,7 @@ def test_a_single_file_is_one_line_whatever_its_decoder_remarks(tmp_path, mp3):
 
 def test_a_thousand_broken_files(tmp_path, monkeypatch):
     """The first thousand of soak/fuzz_audio.py, in a process of their own: a crash is counted, and ends nothing."""
-    results = workers.in_processes(range(1000), fuzz_audio.try_file, 1, 20, fuzz_audio.start, (str(tmp_path),))
+    results = in_processes(range(1000), fuzz_audio.try_file, 1, 20, fuzz_audio.start, (str(tmp_path),))
     found = {number: (result, reason) for number, result, reason in results}
     assert not {number: reason for number, (_, reason) in found.items() if reason}
     statuses, _, memory = zip(*(result for result, _ in found.values()), strict=True)

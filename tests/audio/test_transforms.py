@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import write_tracks
 
-from audio import transforms
+from audio import spectra, transforms
 from audio.cache import load_index
 from audio.clips import clip_features
 from audio.transforms import FEATURES
@@ -177,6 +177,28 @@ def test_mel128_is_that_of_the_given_cache():
         if status == "ok":
             steps = np.round((found["mel128"] + 80) * 255 / 80) - array[row]
             assert np.abs(steps).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:Empty filters:UserWarning")
+@pytest.mark.parametrize("rate", [1000, 8000, 22_050, 44_100, 48_000, 768_000])
+def test_mel_filters_are_librosas(rate):
+    for n_fft, given in ((1024, {}), (2048, {}), (4096, {"n_mels": 84, "fmin": 32.703, "fmax": min(3951, rate / 2)})):
+        ours, expected = spectra.mel_filter(rate, n_fft, **given), librosa.filters.mel(sr=rate, n_fft=n_fft, **given)
+        assert ours.dtype == expected.dtype
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*sounds(100), "tone that moves between kept frames", "a second"])
+def test_mel128_has_the_maximum_of_all_frames_as_its_reference(name):
+    """Of few frames the spectrum is computed: the bound that spares the others must hold."""
+    t = np.arange(30 * 22_050) / 22_050
+    more = {"tone that moves between kept frames": np.sin(2 * np.pi * (3000 - 2900 * (t % 4 < 0.05)) * t),
+            "a second": np.sin(2 * np.pi * 440 * t[:22_050])}
+    y = (sounds(22_050) | more)[name].astype(np.float32)
+    M = librosa.feature.melspectrogram(y=y, sr=22_050, n_fft=2048, hop_length=512)
+    kept = ((np.arange(128) + 0.5) / 128 * M.shape[1]).astype(int)
+    expected = librosa.power_to_db(M, ref=np.max, top_db=80)[:, kept]
+    np.testing.assert_allclose(transforms.mel128(y, 22_050), expected, atol=1e-3)       # dB
 
 
 def test_tuning_decides_where_a_detuned_chord_falls():
