@@ -27,7 +27,7 @@ import torch.distributed as dist
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from datasets import JointDataset, open_dataset
+from dataset import JointDataset, open_dataset
 from evaluation import bootstrap_interval, format_interval
 from fusion_models import Dense, Fusion
 from learning import runs

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from audio.transforms import FEATURES
-from datasets import open_dataset
+from dataset import open_dataset
 from features import fill_cache
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from learning.devices import choose_device

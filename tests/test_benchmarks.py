@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import commands, extraction, limits, table, timing, training
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError, load_tracks
 
 

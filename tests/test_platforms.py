@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT
 from test_training import Cut, cut, outcome, train
 
-import datasets
 import features
 from audio import cache as cache_files
 from audio import workers
 from benchmarks import timing
+from dataset import memory_limit
 from fma import DataError
 from learning import runs
 
@@ -103,7 +103,7 @@ def test_memory_that_a_system_does_not_tell_has_no_limit(monkeypatch, sysconf, t
         monkeypatch.setattr(os, "sysconf", sysconf)
     else:
         monkeypatch.delattr(os, "sysconf")
-    assert datasets.memory_limit(tmp_path / "none", tmp_path) == float("inf")
+    assert memory_limit(tmp_path / "none", tmp_path) == float("inf")
 
 
 def test_benchmarks_say_what_windows_cannot_measure(windows):

@@ -10,7 +10,7 @@ from synthetic import GENRES
 from torch import nn
 
 import training
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset
 from fma import SPLITS, DataError, load_tracks
 from learning import folds, runs, steps
 from learning.folds import draw_folds, load_folds, take_fold
