@@ -117,8 +117,8 @@ def features_of(row):
     return (row["feature"],) if isinstance(row["feature"], str) else row["feature"]
 
 
-# make demo: one network of each family, on five seconds of each clip at a time, in two minutes on two cores. The slow
-# ones read MFCCs: a fourth of the CQT's bins, in a fourth of its time.
+# make demo: one network of each family, on five seconds of each clip at a time. The slow ones read MFCCs, which have a
+# fourth of the CQT's bins.
 EXPERIMENTS |= {f"mfcc_{name}": EXPERIMENTS[f"cqt_{name}"] | {"feature": "mfcc", "reported": None}
                 for name in ("sequential_gru", "bbnn")}
 QUICK = {"epochs": 20, "one_cycle": True, "lr": 2e-3, "batch_size": 16}     # of any row
