@@ -338,7 +338,7 @@ def _save_audio(root, track_id):
     def write(path):
         if TRACKS[track_id]["fault"] == "undecodable":
             path.write_bytes(b"This is not audio.\n" * 100)
-        else:  # to a file, not to memory: that calls back into Python for each frame, and threads wait for each other
+        else:  # to a file: in memory, the encoder would call back into Python for each frame
             sf.write(path, *synthesise(track_id), format="MP3", bitrate_mode="VARIABLE", compression_level=0.7)
 
     _save(root / TRACKS[track_id]["path"], write)

@@ -14,10 +14,12 @@ from study.tables import results_table, title_of
 
 KINDS = {"history": "learning curves", "roc": "ROC curves", "confusion": "confusion matrix"}
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #222;
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+  max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 0.85rem } td, th { padding: 0.25rem 0.6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } .scroll { overflow-x: auto } .wrong { color: #c03010 }
-.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto } audio { height: 2rem }
+.synthetic { background: #fff3cd; padding: 0.6rem 1rem } img { max-width: 100%; height: auto }
+audio { height: 2rem; width: 14rem }
+small { font-weight: normal }
 .pair { display: grid; grid-template-columns: 1fr 1fr; align-items: start }"""
 
 
@@ -112,7 +114,7 @@ def _clips(results, runs_dir, folder, data_dir, subset):
             rows.append([f'<audio controls preload="none" src="{url}"></audio>', f"<b>{escape(genre)}</b>",
                          *(escape(word) if word == genre else f'<span class="wrong">{escape(word)}</span>'
                            for word in heard)])
-    names = (escape(f"{result['config']['model']['class']} ({result['experiment']})") for result in results)
+    names = (f"{escape(r['config']['model']['class'])}<br><small>{escape(r['experiment'])}</small>" for r in results)
     head = ["a test clip", "genre", *names]
     return (f'<p>One test clip of each genre, and what each network takes it for (<span class="wrong">red</span>: '
             f'wrong).</p><div class="scroll"><table>{_cells([head], "th")}\n{_cells(rows)}</table></div>')

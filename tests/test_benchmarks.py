@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import commands, extraction, limits, table, timing, training
 from dataset import FeatureDataset
 from fma import DataError, load_tracks
+from learning import tiles
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ def test_both_loops_train_the_same_function(name, size):
 
 
 @pytest.mark.parametrize("name", [name for name in training.NETWORKS if "CRNN" not in name])    # torch counts no GRU
-def test_the_least_operations_of_a_network_are_what_torch_counts(name):
+def test_the_least_operations_of_a_network_are_what_torch_counts(name, monkeypatch):
+    monkeypatch.setattr(tiles, "applies", lambda model, x: False)               # tiles compute some values twice
     ours, _ = training.build(name, (128, 128))
     with FlopCounterMode(display=False) as counted:
         ours(torch.randn(2, 128, 128)).sum().backward()
@@ -185,6 +187,7 @@ def test_the_start_of_commands_is_measured_and_help_loads_little():
     seconds, imported = commands.start_up(1)
     assert set(seconds) == set(imported) == set(commands.COMMANDS)
     for name in ("predict", "features", "fma", "experiments"):
-        assert imported[name] == ["pandas"], name
+        assert set(imported[name]) <= {"pandas"}, name
+    assert imported["predict"] == []
     assert "torch" not in imported["baselines"] + imported["study.ensembles"]
     assert "torch" in imported["training"] and "sklearn" not in imported["training"]
