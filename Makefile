@@ -14,7 +14,7 @@ DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 demo: .venv/.installed
 	$(RUN) demo.py
 	$(RUN) features.py --data-dir data/demo
-	$(RUN) experiments.py run --quick --figures --data-dir data/demo
+	$(RUN) experiments.py run --quick --page --data-dir data/demo
 
 # Two processes, a file of tests each, with a thread each: most of the time a single one would wait for its own children.
 test: .venv/.installed

@@ -317,7 +317,7 @@ def synthesise(track_id):
     30.0
     """
     rng, fault = RandomState([3, track_id]), TRACKS[track_id]["fault"]
-    rate, channels = 48000 if track_id % 8 == 0 else 44100, 1 if track_id % 3 == 1 else 2
+    rate, channels = 48000 if track_id % 8 == 0 else 44100, 2 if track_id % 3 == 1 else 1
     if fault == "silent":
         return np.zeros((SECONDS * rate, channels), np.float32), rate
     choices = style(track_id)
@@ -326,20 +326,22 @@ def synthesise(track_id):
     return waveform[: int(1.2 * rate)] if fault == "short" else waveform, rate
 
 
-def _save(path, data):
+def _save(path, write):
     """Write to a temporary name first, so that an interrupted run leaves no incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    part.write_bytes(data)
+    write(part)
     os.replace(part, path)
 
 
 def _save_audio(root, track_id):
-    data = io.BytesIO(b"This is not audio.\n" * 100)
-    if TRACKS[track_id]["fault"] != "undecodable":
-        mp3 = dict(format="MP3", bitrate_mode="VARIABLE", compression_level=0.6)  # encoding takes most of the time
-        sf.write(data := io.BytesIO(), *synthesise(track_id), **mp3)
-    _save(root / TRACKS[track_id]["path"], data.getvalue())
+    def write(path):
+        if TRACKS[track_id]["fault"] == "undecodable":
+            path.write_bytes(b"This is not audio.\n" * 100)
+        else:  # to a file: in memory, the encoder would call back into Python for each frame
+            sf.write(path, *synthesise(track_id), format="MP3", bitrate_mode="VARIABLE", compression_level=0.7)
+
+    _save(root / TRACKS[track_id]["path"], write)
 
 
 def _save_metadata(root):
@@ -357,7 +359,7 @@ def _save_metadata(root):
     genres.insert(0, ["genre_id", "#tracks", "parent", "title", "top_level"])
     for name, table in (("genres", genres), ("tracks", rows)):  # tracks.csv last: if it exists, the audio is complete
         csv.writer(text := io.StringIO(), lineterminator="\n").writerows(table)
-        _save(root / "fma_metadata" / f"{name}.csv", text.getvalue().encode())
+        _save(root / "fma_metadata" / f"{name}.csv", lambda path, text=text: path.write_bytes(text.getvalue().encode()))
 
 
 def make(data_dir="data/demo", workers=None):
@@ -366,7 +368,7 @@ def make(data_dir="data/demo", workers=None):
     Parameters
     ----------
     data_dir : str or Path
-        Folder, written in FMA's layout: `fma_metadata/*.csv`, `fma_small/000/000002.mp3` and so on, 67 MB.
+        Folder, written in FMA's layout: `fma_metadata/*.csv`, `fma_small/000/000002.mp3` and so on, 41 MB.
     workers : int, optional
         Tracks made in parallel, by default one per core. The bytes do not depend on it.
 
@@ -380,7 +382,8 @@ def make(data_dir="data/demo", workers=None):
     if not todo and all((root / "fma_metadata" / name).exists() for name in ("genres.csv", "tracks.csv")):
         return root
     print(f"{NOTICE}\nMaking {len(todo)} tracks in {root}.")
-    _save(root / "README.txt", f"{NOTICE}\n{__doc__.split('    python')[0]}".encode())
+    about = f"{NOTICE}\n{__doc__.split('    python')[0]}"
+    _save(root / "README.txt", lambda path: path.write_text(about, encoding="utf-8", newline="\n"))
     # Threads suffice: NumPy, SciPy and the MP3 encoder release the interpreter lock.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         list(tqdm(pool.map(lambda i: _save_audio(root, i), todo), total=len(todo), unit="track"))

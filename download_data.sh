@@ -3,7 +3,7 @@
 # rest the same way on Linux, macOS and Colab; curl differs between them, and unzip often fails on FMA.
 command -v python3 >/dev/null || { echo "download_data.sh: python3 (3.8 or later) is needed" >&2; exit 1; }
 exec python3 - "$@" <<'PYTHON'
-import fcntl, glob, hashlib, http.client, os, re, shutil, ssl, stat, sys, time, zipfile
+import glob, hashlib, http.client, os, re, shutil, ssl, stat, sys, time, zipfile
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -37,6 +37,11 @@ def say(text, end="\n"):
 def stop(text, status=1):
     say(f"download_data.sh: {text}")
     sys.exit(status)
+
+try:
+    import fcntl
+except ImportError:
+    stop("it needs Linux or macOS: on Windows run it in WSL")
 
 def human(n):
     return f"{n / GIB:,.1f} GiB" if n >= GIB else f"{n / 2**20:,.1f} MiB"

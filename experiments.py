@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
-from plots.results import save_figures
-from study.result_files import load_results
-from study.rows import DEMO, EXPERIMENTS, QUICK, QUICK_EPOCHS, features_of
+from plots.page import save_page
+from study.result_files import count_seeds, load_results
+from study.rows import DEMO, EXPERIMENTS, QUICK, features_of
 from study.runner import run_experiment
 from study.tables import format_table, results_table, write_marked_tables
+
+NEXT = ("Next: .venv/bin/python predict.py song.mp3 classifies a song of yours; README.md says how to train on "
+        "your own collection or on FMA. The page of figures:")
 
 
 def main(argv=None):
@@ -27,13 +30,13 @@ def main(argv=None):
     commands.add_parser("list", help="all names")
     run = commands.add_parser("run", help="train experiments; finished runs are skipped")
     run.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEMO)}")
-    run.add_argument("--repeats", type=int, default=1, help="seeds (default 1)")
+    run.add_argument("--repeats", type=int, help="seeds (default: as many as the result there has, else 1)")
     run.add_argument("--folds", action="store_true", help="cross-validate by artist: with each seed a network for each "
                                                           "fold, and every clip is tested once")
     run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
     run.add_argument("--epochs", type=int)
     run.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
-    run.add_argument("--figures", action="store_true", help="save learning and ROC curves and confusion matrix of each")
+    run.add_argument("--page", action="store_true", help="save curves and confusion matrix of each, and a page of them")
     table = commands.add_parser("table", help="print the results of a data set")
     table.add_argument("--readme", metavar="FILE", help="instead, update the marked tables of a Markdown file")
     run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
@@ -60,23 +63,23 @@ def main(argv=None):
         print(results_table(load_results(Path(results_dir) / dataset_name(data_dir, args.subset))))
         return
     unknown = [name for name in args.names if name not in EXPERIMENTS]
-    if unknown or args.repeats < 1:
+    if unknown or args.repeats is not None and args.repeats < 1:
         raise DataError(f"no experiment is named {some(unknown)}: see python experiments.py list" if unknown
                         else "--repeats must be at least 1")
     results = []
     for name in args.names or DEMO:
-        settings = {**QUICK, "epochs": QUICK_EPOCHS.get(EXPERIMENTS[name]["model"], QUICK["epochs"])} if quick else {}
+        settings = QUICK | DEMO.get(name, {}) if quick else {}
         settings |= {"epochs": args.epochs} if args.epochs is not None else {}
         settings |= {"one_cycle": True} if args.one_cycle else {}
-        results.append(run_experiment(name, data_dir, args.repeats, settings, results_dir, folds=args.folds,
+        path = Path(results_dir) / dataset_name(data_dir, args.subset) / f"{name}.json"
+        repeats = count_seeds(path, args.repeats, args.folds)
+        results.append(run_experiment(name, data_dir, repeats, settings, results_dir, folds=args.folds,
                                       runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,
                                       device=args.device))
     print("\n" + results_table(results, seconds=True))
-    if args.figures:
-        folder = Path(runs_dir) / results[0]["dataset"] / "figures"
-        for result in results:
-            save_figures(result, runs_dir, folder)
-        print(f"\nCurves, ROC and confusion matrix of each: {folder}/<experiment>_*.png")
+    if args.page:
+        page = save_page(results, runs_dir, Path(runs_dir) / results[0]["dataset"], data_dir, args.subset)
+        print(f"\n{NEXT}\n{page}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from audio.cache import (
     make_plan,
     read_status,
 )
-from audio.clips import compute, decode_row, open_worker, process_row, say, start_worker, write_values
+from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES, count_frames
@@ -230,6 +230,7 @@ def _fill(names, part, setup, workers, progress, device, client=None, shard=None
     if shard or len(status) < len(ids):
         return None
     index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
+    close_worker()
     finish(partial.parent, infos, index)
     return index
 

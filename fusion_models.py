@@ -70,7 +70,7 @@ class Fusion(nn.Module):
     Parameters
     ----------
     n_bins, n_frames : sequence of int
-        Size of each feature, in the order of `datasets.JointDataset`.
+        Size of each feature, in the order of `dataset.JointDataset`.
     n_classes : int
         Number of genres.
     width, hidden : int

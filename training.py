@@ -27,7 +27,7 @@ import torch.distributed as dist
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from datasets import JointDataset, open_dataset
+from dataset import JointDataset, open_dataset
 from evaluation import bootstrap_interval, format_interval
 from fusion_models import Dense, Fusion
 from learning import runs
@@ -232,12 +232,15 @@ def check(name, settings, dataset, data_dir, fold):
 
 
 def precision_of(run_dir, settings, model, dataset):
-    """Precision of a run: as chosen; for "auto" a finished run's own, or what the device and network allow."""
+    """Precision of a run: as chosen; for "auto" that in which it was begun, or what the device and network allow."""
+    begun = runs.load_config(run_dir)["training"] if (run_dir / "config.json").is_file() else {}
+    own = begun.get("precision", "float32") if begun else "auto"
     if settings.precision == "auto" and runs.is_finished(run_dir):
-        return runs.load_config(run_dir)["training"].get("precision", "float32")
+        return own
+    wanted = own if settings.precision == "auto" else settings.precision
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
     clips = clips[..., : settings.chunk] if settings.chunk else clips
-    return choose_precision(settings.precision, dataset.device, model, clips)
+    return choose_precision(wanted, dataset.device, model, clips)
 
 
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,

@@ -140,6 +140,8 @@ class InUse(DataError):
 def lock(folder, name="lock", shared=False, wait=False):
     """Keep a second process from filling the same cache; the lock ends with the process that holds it.
 
+    Windows has no such locks: one process works there without, several that share a cache are rejected.
+
     Parameters
     ----------
     folder : Path
@@ -151,8 +153,14 @@ def lock(folder, name="lock", shared=False, wait=False):
     wait : bool
         Wait until it is free, where else `InUse` is raised.
     """
-    import fcntl
-
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError as error:
+        if shared or wait:
+            raise DataError(f"{folder} cannot be locked on this system: --shard needs Linux or macOS") from error
+        yield None                  # no file either: Windows deletes no folder that holds an open one
+        return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / name, "a+", encoding="utf-8") as file:
@@ -311,8 +319,13 @@ def open_array(partial, name):
 
 def write_row(file, row, n_rows, data):
     """Write a row into the .npy file, in place: a memory map would keep every row written in memory."""
-    end = os.fstat(file.fileno()).st_size
-    if os.pwrite(file.fileno(), data, end - (n_rows - row) * len(data)) < len(data):
+    start = os.fstat(file.fileno()).st_size - (n_rows - row) * len(data)
+    if hasattr(os, "pwrite"):
+        written = os.pwrite(file.fileno(), data, start)
+    else:                           # Windows
+        file.seek(start)
+        written = file.write(data)
+    if written < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 

@@ -122,6 +122,12 @@ def open_worker(data_dir, subset, ids, training, partial, infos):
                    names=lambda row: tuple(infos) if training[row] else for_all)
 
 
+def close_worker():
+    """Close the arrays that this process has open: Windows renames no open file."""
+    for file in _worker.pop("files", {}).values():
+        file.close()
+
+
 def process_row(row):
     """Compute one clip and write its rows; return its status."""
     status, values = clip_features(_worker["path"](row), _worker["names"](row), _worker["part"])

@@ -78,7 +78,9 @@ def _share_out(rows, workers, limit, job):
                     row = pending.pop(future)
                     try:
                         result, reason = future.result(), None
-                    except TimeoutError:
+                    except TimeoutError as error:
+                        if isinstance(error.errno, int):         # of a file system, not pebble's
+                            raise
                         result, reason = None, f"took longer than {limit:.0f} s"
                     except ProcessExpired as error:
                         result, reason = None, f"killed its process ({_cause(error.exitcode)})"
@@ -94,6 +96,8 @@ def _cause(code):
     """Why a process ended, from its exit code."""
     if code >= 0:
         return f"exit status {code}"
+    if -code not in set(signal.Signals):        # real-time signals have no name
+        return f"signal {-code}"
     return signal.Signals(-code).name + (": out of memory?" if code == -signal.SIGKILL else "")
 
 

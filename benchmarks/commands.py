@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 
 from benchmarks.timing import ONE_THREAD, ROOT, in_turns, interleave, machine, ratio  # noqa: E402
 from benchmarks.training import BATCH, CLASSES, build, lay_out  # noqa: E402
-from datasets import FeatureDataset  # noqa: E402
+from dataset import FeatureDataset  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
 from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
 from learning.inference import predict  # noqa: E402
@@ -137,8 +137,8 @@ def share_training(experiment="cqt_square", n_clips=640, epochs=4):
 def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, expect=True):
     """Seconds of the median epoch, but the first, of training.py on its own."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    code = ("import sys, runpy, datasets\n" + ("" if expect else
-            "datasets.FeatureDataset.expect = lambda self, rows: None\n") +
+    code = ("import sys, runpy, dataset\n" + ("" if expect else
+            "dataset.FeatureDataset.expect = lambda self, rows: None\n") +
             "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[1], run_name='__main__')")
     with tempfile.TemporaryDirectory() as runs_dir:
         command = [*(start if processes > 1 else [sys.executable, "-c", code]), "training.py", experiment, "--data-dir",

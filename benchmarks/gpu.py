@@ -118,7 +118,8 @@ def cases(networks, cuda):
         yield network, "original", BATCHES[0], "float32", False, False
         yield from ((network, "ours", BATCHES[0], precision, graph, False)
                     for precision in PRECISIONS for graph in graphs)
-    yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
+    if "SquareCNN" in networks:
+        yield "SquareCNN", f"{BESIDE} processes", BATCHES[0], "bfloat16", cuda, False
     yield from ((network, "ours", BATCHES[0], "bfloat16", False, True) for network in networks if network in COMPILED)
     yield from ((network, "ours", batch, precision, graph, False) for batch in BATCHES[1:] for network in networks
                 for precision in PRECISIONS for graph in graphs)
@@ -162,13 +163,15 @@ def study_hours(rows):
     Returns
     -------
     dict of str to float
-        ``ours`` and ``original``; a network that was not measured is left out of both.
+        ``ours`` and ``original``; empty if a network was not measured in both loops.
     """
     hours = {}
     for loop in ("ours", "original"):
         best = {name: max((r["clips_per_second"] for r in rows if r["network"] == name and r["loop"] == loop
                            and r["batch"] == BATCHES[0]), default=None) for name in STUDY}
-        hours[loop] = sum(STUDY[name] * EPOCHS * REPEATS * CLIPS / rate / 3600 for name, rate in best.items() if rate)
+        if None in best.values():
+            return {}
+        hours[loop] = sum(STUDY[name] * EPOCHS * REPEATS * CLIPS / rate / 3600 for name, rate in best.items())
     return hours
 
 
@@ -247,6 +250,9 @@ def main(argv=None):
             failed.append(f"{label}: {' '.join(str(error).split())[:120]}")
             return
         print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+        save()
+
+    def save():
         if args.json:
             text = json.dumps({"about": about, "bounds": bounds, "rows": rows, "not_measured": failed}, indent=1)
             save_whole(args.json, lambda path: path.write_text(text, encoding="utf-8"))
@@ -254,10 +260,11 @@ def main(argv=None):
     keep("six features", lambda: features_row(device, 64 if cuda else 2))
     for case in cases(args.network, cuda):
         keep(" ".join(map(str, case)), lambda case=case: measure(case, dataset, args.seconds))
-    print(f"\n{table(rows, bounds)}\n\n{about}")
-    hours = study_hours(rows)
-    print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "
-          f"{hours['original']:.1f} ({time.perf_counter() - start:.0f} s to measure)")
+    save()
+    print(f"\n{table(rows, bounds)}\n\n{about} ({time.perf_counter() - start:.0f} s to measure)")
+    if hours := study_hours(rows):
+        print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "
+              f"{hours['original']:.1f}")
     for line in failed:
         print(f"not measured: {line}")
 

@@ -123,6 +123,8 @@ def watch(command, journal=None, skip=0):
     rate : float
         Lines of the journal per second once the first `skip` were there; NaN without a journal.
     """
+    if not hasattr(os, "wait4"):
+        raise DataError("the memory of a command cannot be measured on Windows: run this benchmark on Linux or macOS")
     start, lines, marks = time.perf_counter(), 0, []        # marks: (seconds, lines) whenever there are more
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD},
@@ -168,5 +170,6 @@ def machine(*libraries):
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = models[0].split(":")[1].strip() if models else cpu
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
-    return (f"{cpu}, {cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start); "
+    load = f" (load {os.getloadavg()[0]:.1f} at the start)" if hasattr(os, "getloadavg") else ""
+    return (f"{cpu}, {cpu_count()} cores{load}; "
             f"Python {platform.python_version()}, {versions}")

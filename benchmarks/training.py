@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 from benchmarks.limits import copy_bandwidth, least_work, matrix_rate  # noqa: E402
 from benchmarks.timing import in_turns, machine, ratio, write_tracks  # noqa: E402
 from cnn_models import JoinedConv2d  # noqa: E402
-from datasets import FeatureDataset  # noqa: E402
+from dataset import FeatureDataset  # noqa: E402
 from fma import run_command  # noqa: E402
 from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
 from study.tables import format_table

@@ -149,6 +149,9 @@ def failure(model, clips, precision, device):
         with autocast(precision, device):
             loss = twin(clips).float().sum()
         loss.backward()
+    except torch.OutOfMemoryError as error:         # which says nothing about the precision
+        raise DataError(f"the memory of {device} is too small for this network: close what else uses it, or choose "
+                        "--device cpu") from error
     except RuntimeError as error:
         return str(error).strip().partition("\n")[0].partition(". ")[0]
     return ""

@@ -54,7 +54,7 @@ def load_folds(data_dir, subset, tracks):
             raise DataError(f"{path} lacks {len(absent)} tracks of tracks.csv ({some(absent)}): delete it, and folds "
                             "are drawn anew")
     numbers = pd.to_numeric(values, errors="coerce")
-    wrong = values[values.notna() & ~((numbers >= -1) & (numbers % 1 == 0))]
+    wrong = values[values.notna() & ~((numbers >= -1) & (numbers < 1000) & (numbers % 1 == 0))]
     folds = numbers.fillna(-1).to_numpy() if len(wrong) else numbers.fillna(-1).to_numpy(int)
     there = np.unique(folds[folds >= 0])
     if len(wrong) or len(there) < 3 or len(there) != there[-1] + 1:

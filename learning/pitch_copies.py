@@ -12,7 +12,7 @@ from copy import copy
 import numpy as np
 
 from audio.cache import SEMITONES, copy_name, open_feature
-from datasets import JointDataset
+from dataset import JointDataset
 from fma import DataError
 
 

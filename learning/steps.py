@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from datasets import JointDataset
+from dataset import JointDataset
 from learning.augmentation import augment
 from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies

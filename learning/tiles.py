@@ -24,7 +24,8 @@ def applies(model, x):
     """Whether a training step on `x` can go tile by tile: on a CPU, in float32, with batch norms of one process."""
     return (model.training and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and all(type(layer) is nn.BatchNorm2d for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)))
+            and all(type(layer) is nn.BatchNorm2d and layer.training for layer in model.modules()
+                    if isinstance(layer, nn.BatchNorm2d)))
 
 
 def or_tiled(forward):

@@ -1,15 +1,11 @@
 """Figures of the whole study: all models side by side, significant differences, difficult genres."""
 
-from functools import partial
 from itertools import product
 
 import numpy as np
 
 from evaluation import format_interval, largest_share
-from learning.runs import load_history, load_probabilities, save_whole
-from plots.runs import plot_confusion, plot_history, plot_roc
 from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, styled
-from study.result_files import seed_folders
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
@@ -191,17 +187,3 @@ def plot_cost(results, costs, xlabel):
                       ha="right" if x < -1 else "left", in_layout=False,
                       arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8} if far > 14 else None)
     return figure
-
-
-def save_figures(result, runs_dir, folder):
-    """Save learning curves, ROC curves and confusion matrix of an experiment as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name, genres = result["experiment"], list(result["test"]["genres"])
-    runs = seed_folders(result, runs_dir)
-    test = load_probabilities(runs[0])
-    for kind, figure in (
-        ("history", plot_history([load_history(run) for run in runs], selected=[s["epoch"] for s in result["seeds"]])),
-        ("roc", plot_roc(test["labels"], test["probabilities"], genres)),
-        ("confusion", plot_confusion(result["test"]["confusion"], genres)),
-    ):
-        save_whole(folder / f"{name}_{kind}.png", partial(figure.savefig, format="png"))

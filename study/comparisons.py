@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from cnn_models import layer_table
-from datasets import JointDataset
+from dataset import JointDataset
 from fma import DataError
 from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights

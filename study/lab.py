@@ -1,6 +1,6 @@
 """The names that the notebooks need to get from a cache to results, in one import."""
 
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset
 from features import cpu_count, fill_cache
 from learning.runs import load_history, load_probabilities, versions
 from study.comparisons import (

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from audio.transforms import FEATURES
-from datasets import open_dataset
+from dataset import open_dataset
 from features import fill_cache
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command
 from learning.devices import choose_device
@@ -29,11 +29,14 @@ OVERHEAD = 1.2      # for validation, and for loading the clips of a step
 
 
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
-    """Names of the experiments that match the patterns and whose features are cached or can be computed from audio."""
+    """Names of the experiments that match the patterns and whose features are cached or can be computed from audio.
+
+    Those on pitch-shifted copies are left out: features.py makes these on demand alone.
+    """
     folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
     there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
-             and set(features_of(row)) <= there]
+             and set(features_of(row)) <= there and not row.get("training", {}).get("pitch_copies")]
     if not names:
         raise DataError(f"no experiment matches {' '.join(patterns)} with features of {data_dir}: "
                         "see experiments.py list")
@@ -91,7 +94,7 @@ def main(argv=None):
     parser.add_argument("--one-cycle", action="store_true", help="one-cycle learning rate, for fewer epochs")
     parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     parser.add_argument("--runs-dir", default="runs/study")
-    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--results-dir", default="runs/study/results", help="default: runs/study/results")
     parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
     args = parser.parse_args(argv)
     if args.repeats < 1:

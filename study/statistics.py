@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from audio.cache import USABLE
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
 LEVELS = ("feature", "statistics", "number")    # levels of the columns of FMA's features.csv
@@ -112,7 +112,7 @@ def cached_statistics(data_dir, features, subset="small", features_dir=None):
 
 
 class Statistics:
-    """Track statistics of a collection, with genres and splits like `datasets.FeatureDataset`.
+    """Track statistics of a collection, with genres and splits like `dataset.FeatureDataset`.
 
     Parameters
     ----------

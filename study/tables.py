@@ -24,7 +24,9 @@ from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result
 from study.rows import CNNS, EXPERIMENTS, TITLES
 
-MARKED = re.compile(r"(<!-- (study|table|ablations|ladder) (\S+)(?: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = "study|table|ablations|ladder"
+MARKED = re.compile(rf"(<!-- ({KINDS}) (\S+)(?: ([^\n]+?))? -->\n)(?:(?!<!-- (?:{KINDS}) ).)*?(<!-- end -->)",
+                    re.DOTALL)
 STUDY_FEATURES = {"chroma_cqt": "Chroma CQT", "chroma_cens": "Chroma CENS", "chroma_stft": "Chroma STFT",
                   "mel_stft": "Mel STFT", "cqt": "CQT"}      # in the order of the study's table
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first

@@ -112,7 +112,7 @@ def make_files(folder):
 
 
 def read_dataset(folder):
-    from datasets import FeatureDataset
+    from dataset import FeatureDataset
 
     dataset = FeatureDataset(folder / "tiny", "mel128")
     dataset.normalise()

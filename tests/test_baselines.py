@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 import baselines
 import experiments
 from baselines import Statistics
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError, run_command
 from learning.runs import commit, load_probabilities
 from plots.runs import plot_panels

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import commands, extraction, limits, table, timing, training
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError, load_tracks
 from learning import tiles
 
@@ -202,6 +202,7 @@ def test_the_start_of_commands_is_measured_and_help_loads_little():
     seconds, imported = commands.start_up(1)
     assert set(seconds) == set(imported) == set(commands.COMMANDS)
     for name in ("predict", "features", "fma", "experiments"):
-        assert imported[name] == ["pandas"], name
+        assert set(imported[name]) <= {"pandas"}, name
+    assert imported["predict"] == []
     assert "torch" not in imported["baselines"] + imported["study.ensembles"]
     assert "torch" in imported["training"] and "sklearn" not in imported["training"]

@@ -112,6 +112,9 @@ def test_every_variant_of_a_feature_has_its_rows_outside_the_study():
 def test_the_demo_has_one_of_each_family():
     assert {EXPERIMENTS[name]["model"] for name in rows.DEMO} >= {
         "FrequencyCNN", "TemporalCNN", "SquareCNN", "SequentialCRNN", "BBNN"}
+    for name, settings in rows.DEMO.items():
+        training.Training(**rows.QUICK | settings)
+        assert isinstance(EXPERIMENTS[name]["feature"], str)        # chunks are for one feature alone
 
 
 # ---- a result ----------------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ def test_list_names_every_experiment(capsys):
 def test_run_then_table(tiny, tmp_path, capsys):
     where = ("--data-dir", tiny, "--runs-dir", tmp_path / "runs", "--results-dir", tmp_path / "results")
     names = ("chroma_cqt_temporal", "chroma_cqt_square")
-    status, ran, _ = command(capsys, "run", *names, "--quick", "--epochs", 1, *where)
+    status, ran, _ = command(capsys, "run", *names, "--quick", "--epochs", 1, "--page", *where)
     assert status == 0 and [row["experiment"] for row in cells(ran)] == list(names)
     assert sorted(path.name for path in (tmp_path / "results" / "tiny").glob("*.json")) == [
         "chroma_cqt_square.json", "chroma_cqt_temporal.json"]
@@ -262,6 +265,9 @@ def test_run_then_table(tiny, tmp_path, capsys):
     assert (config["epochs"], config["batch_size"], config["one_cycle"]) == (1, 16, True)
     status, table, _ = command(capsys, "table", "--data-dir", tiny, "--results-dir", tmp_path / "results")
     assert status == 0 and "Measured on tiny; 12 test clips" in table
+    *_, advice, last = ran.splitlines()
+    assert "predict.py song.mp3" in advice and last == str(tmp_path / "runs" / "tiny" / "index.html")
+    assert (tmp_path / "runs" / "tiny" / "index.html").is_file()
     assert cells(table) == [{k: v for k, v in row.items() if k != "seconds"} for row in cells(ran)]
 
 

@@ -132,7 +132,7 @@ def no_file_above(size):
 
 @pytest.mark.parametrize("size, name", [(100, "config.json"), (100_000, "model.safetensors"), (1_500_000, "state.pt")])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tiny, tmp_path, undisturbed, size, name):
-    with no_file_above(size), pytest.raises(DataError, match=f"{name} cannot be written .*: make room") as error:
+    with no_file_above(size), pytest.raises(DataError, match=f"{name} cannot be written .*: free some space") as error:
         train(tiny, tmp_path)
     run_dir = tmp_path / "tiny" / "short" / "seed0"
     assert "\n" not in str(error.value) and not list(run_dir.glob(".*"))    # what was begun takes no room

@@ -6,7 +6,7 @@ import torch
 from synthetic import make_collection
 
 import training
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset
 from fma import DataError
 from fusion_models import Fusion
 from learning import runs

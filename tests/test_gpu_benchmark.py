@@ -62,8 +62,9 @@ def test_what_the_time_or_the_card_does_not_allow_is_named(small, monkeypatch, c
 
 
 def test_the_hours_of_the_study_are_those_of_its_rows():
-    rows = [{"network": name, "loop": "ours", "batch": gpu.BATCHES[0], "clips_per_second": 6400.0}
-            for name in gpu.STUDY]
+    rows = [{"network": name, "loop": loop, "batch": gpu.BATCHES[0], "clips_per_second": 6400.0}
+            for name in gpu.STUDY for loop in ("ours", "original")]
+    assert gpu.study_hours(rows[1:]) == {}
     assert gpu.study_hours(rows)["ours"] == pytest.approx(sum(gpu.STUDY.values()) * 150 / 3600)
     assert sum(gpu.STUDY.values()) == 32 and set(gpu.STUDY) == set(gpu.NETWORKS)
 

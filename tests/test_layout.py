@@ -4,6 +4,8 @@ import ast
 import doctest
 import importlib
 import re
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 from conftest import PACKAGES, ROOT
@@ -49,6 +51,12 @@ def test_modules_import_from_above():
               if place.get(other, -1) > place[name] and other not in DATA}
     assert not upward
     assert not {other for name in DATA for other in imports(name)} & set(place)
+
+
+def test_no_module_hides_a_package():
+    """The repository comes first on a notebook's path, and `from datasets import load_dataset` is HuggingFace's."""
+    ours = {name.split(".")[0] for name in modules()}
+    assert not ours & (sys.stdlib_module_names | set(packages_distributions()) | {"datasets", "evaluate"})
 
 
 def test_a_folder_is_a_plain_package():

@@ -17,7 +17,7 @@ import training
 from audio import transforms
 from audio.clips import clip_features
 from classifier.network import load_classifier
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from features import fill_cache
 from fma import DataError, audio_path, run_command
 from study.statistics import load_statistics

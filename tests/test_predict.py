@@ -19,7 +19,7 @@ import training
 from audio.transforms import mel128
 from classifier.card import model_card
 from classifier.network import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError, run_command
 from learning import runs
 

@@ -20,7 +20,7 @@ from test_training import outcome, train
 
 import training
 from classifier import network as classifier
-from datasets import open_dataset
+from dataset import open_dataset
 from fma import DataError
 from learning import runs
 from study import result_files, runner

@@ -1,7 +1,7 @@
 """Attacks, each tried: code in data files, names that lead elsewhere, text that a table would act upon.
 
 Archives that reach outside, checksums and certificates are attacked in test_download.py, caches and the state of a
-run in test_datasets.py and test_training_errors.py.
+run in test_dataset.py and test_training_errors.py.
 """
 
 import ast
@@ -22,7 +22,7 @@ import fma
 import training
 from classifier.card import model_card
 from classifier.network import load_classifier
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError
 from learning import pitch_copies, runs
 from study.predictions import load_predictions

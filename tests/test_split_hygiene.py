@@ -21,7 +21,7 @@ from synthetic import make_collection
 import fma
 import training
 from audio.cache import load_index, open_feature
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from learning import inference
 from learning.augmentation import evenly_spaced_chunks
 

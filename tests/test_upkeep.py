@@ -1,9 +1,12 @@
 """What is said twice is said alike: versions of Python, of ruff, the commands of CI, the lowest versions."""
 
 import re
+from contextlib import suppress
+from importlib import metadata
 
 import pytest
 from conftest import ROOT
+from packaging.specifiers import SpecifierSet
 
 yaml = pytest.importorskip("yaml")                  # comes with jupyter
 
@@ -49,6 +52,17 @@ def test_every_requirement_has_a_lowest_version_and_a_pin_above_it():
         assert tuple(map(int, lowest.split("."))) <= tuple(map(int, pins[name].split(".")))
 
 
+def test_every_pin_installs_on_the_first_release_of_each_python_that_is_promised():
+    """Debian 12 has Python 3.11.2. Of a package that is installed in another version than its pin, nothing is known."""
+    checked = 0
+    for name, pin in re.findall(r"^([\w-]+)==([\w.]+)", text("constraints.txt"), re.M):
+        with suppress(metadata.PackageNotFoundError):
+            if metadata.version(name) == pin:
+                needs, checked = SpecifierSet(metadata.metadata(name)["Requires-Python"] or ""), checked + 1
+                assert all(needs.contains(f"{version}.0") for version in promised()), f"{name} needs Python {needs}"
+    assert checked
+
+
 def test_targets_that_are_named_exist():
     targets = set(re.findall(r"^([\w-]+):", text("Makefile"), re.M))
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", ".github/workflows/test.yml"):
@@ -57,6 +71,13 @@ def test_targets_that_are_named_exist():
         assert (ROOT / script).is_file(), script
     assert {f"soak/{path.name}" for path in (ROOT / "soak").glob("*.py")} == set(
         re.findall(r"soak/\w+\.py", text("Makefile")))
+
+
+def test_what_windows_runs_without_make_is_what_make_demo_runs():
+    [target] = re.findall(r"^demo:.*\n((?:\t.*\n)+)", text("Makefile"), re.M)
+    without = re.findall(r"^    \.venv\\Scripts\\python (.*)", text("docs/platforms.md"), re.M)
+    assert without[0] == "-m pip install -r requirements-dev.txt -c constraints.txt"
+    assert without[1:] == re.findall(r"\$\(RUN\) (.*)", target)
 
 
 def test_the_citation_has_what_the_format_asks_for():

@@ -1,5 +1,6 @@
 """A row of work that crashes or hangs its process costs itself; the others are done all the same."""
 
+import errno
 import os
 import signal
 import time
@@ -33,6 +34,8 @@ def work(row):
     if row == "hangs":
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))      # nothing but SIGKILL ends it
         time.sleep(99)
+    if row == "times out":
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
     if row == "fails":
         raise ValueError("cannot be done")
     return f"did {row}"
@@ -54,6 +57,11 @@ def test_what_dies_is_tried_once_more_and_named(tmp_path, monkeypatch):
     assert found["hangs"] == (None, "took longer than 1 s")
     assert {row: tries(tmp_path, row) for row in rows} == {row: 2 if isinstance(row, str) else 1 for row in rows}
     assert time.monotonic() - began < 20
+
+
+def test_processes_have_ended_when_all_is_done(tmp_path):
+    assert len(list(in_processes(range(3), work, 2, 9, start, (tmp_path,)))) == 3
+    assert not any(alive(int(path.read_text())) for path in tmp_path.iterdir())     # what they had open can be renamed
 
 
 def test_an_error_is_raised_here(tmp_path):
@@ -93,3 +101,8 @@ def alive(pid):
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+def test_a_file_system_that_times_out_is_no_fault_of_the_clip(tmp_path):
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        list(in_processes(["times out"], work, 1, 60, start, (tmp_path,)))

@@ -6,7 +6,7 @@ import torch
 from synthetic import make_collection
 
 import training
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError
 from learning import augmentation as aug
 from learning import runs, steps

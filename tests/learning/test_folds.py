@@ -10,7 +10,7 @@ from synthetic import GENRES
 from torch import nn
 
 import training
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset
 from fma import SPLITS, DataError, load_tracks
 from learning import folds, runs, steps
 from learning.folds import draw_folds, load_folds, take_fold
@@ -215,3 +215,11 @@ def test_a_balanced_run_says_so_and_others_are_as_before(unequal, tmp_path):
     assert runs.load_config(balanced)["training"]["balance"] is True
     assert (plain / "model.safetensors").read_bytes() != (balanced / "model.safetensors").read_bytes()
     assert GENRES[0] in runs.load_config(plain)["genres"]
+
+
+def test_a_huge_fold_is_named(drawn):
+    tracks = load_tracks(drawn, "small")
+    table = pd.DataFrame({"fold": [1e30, *np.arange(len(tracks) - 1) % 3]}, index=tracks.index)
+    table.to_csv(drawn / "fma_metadata" / "folds.csv")
+    with pytest.raises(DataError, match=r"folds.csv has 1e\+30 as folds"):
+        load_folds(drawn, "small", tracks)

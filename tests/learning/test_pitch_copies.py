@@ -20,7 +20,7 @@ import features
 import training
 from audio.cache import copy_name, load_index
 from audio.transforms import read_audio
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset
 from fma import DataError, audio_path, load_tracks
 from learning import runs, steps
 from learning.augmentation import Augmentation

@@ -10,9 +10,8 @@ from synthetic import make_collection
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-import datasets
 import training
-from datasets import FeatureDataset, JointDataset
+from dataset import FeatureDataset, JointDataset, memory_limit
 from fma import DataError
 from learning import steps
 from learning.devices import choose_precision, failure, gradient_scaler
@@ -268,10 +267,10 @@ def test_clips_on_a_disk_train_as_those_in_memory(tiny, tmp_path):
 def test_a_batch_job_has_the_memory_of_its_group_not_of_the_machine(tmp_path):
     groups, job = tmp_path / "cgroup", tmp_path / "job"
     groups.write_text("3:cpu:/elsewhere\n0::/job/step\n")
-    machine = datasets.memory_limit(groups, tmp_path)
+    machine = memory_limit(groups, tmp_path)
     assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")      # no file says otherwise
     (job / "step").mkdir(parents=True)
     (job / "step" / "memory.max").write_text("max\n")
     (job / "memory.max").write_text("1048576\n")
-    assert datasets.memory_limit(groups, tmp_path) == 2**20
-    assert datasets.memory_limit(tmp_path / "none", tmp_path) == machine
+    assert memory_limit(groups, tmp_path) == 2**20
+    assert memory_limit(tmp_path / "none", tmp_path) == machine

@@ -8,7 +8,7 @@ from synthetic import make_collection
 
 import evaluation
 from cnn_models import SquareCNN
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError
 from learning.runs import load_history, load_probabilities
 from study import comparisons, runner

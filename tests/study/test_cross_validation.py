@@ -13,7 +13,8 @@ import experiments
 import training
 from fma import DataError, run_command
 from learning import runs
-from plots.results import plot_forest, save_figures
+from plots.page import save_figures
+from plots.results import plot_forest
 from study.comparisons import compare_runs, shuffled_accuracy
 from study.predictions import compare_predictions, load_predictions
 from study.result_files import load_results, read_result

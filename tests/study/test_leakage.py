@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic import make_collection
 
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError, artists_of, load_tracks
 from study import leakage, tables
 

@@ -167,3 +167,12 @@ def test_what_cannot_be_compared_is_one_line(ablated):
         with pytest.raises(DataError, match=message) as error:
             tables.marked_tables(f"<!-- ablations some {names} -->\n<!-- end -->", ablated)
         assert "\n" not in str(error.value)
+
+
+def test_a_table_ends_where_its_own_mark_is():
+    """A study's table before another one must not take what lies between for its names."""
+    text = ("<!-- study allmusic -->\nstale\n<!-- end -->\n\nprose\n\n<!-- table allmusic cqt_square -->\nstale\n"
+            "<!-- end -->\n")
+    written = tables.marked_tables(text, ROOT / "results")
+    assert written.count("<!-- end -->") == 2 and "prose" in written and "stale" not in written
+    assert written.index("Mel STFT") < written.index("prose") < written.index("| cqt_square")

@@ -308,7 +308,9 @@ def open_dataset(data_dir, feature, *args, **kwargs):
 
 def memory_limit(groups="/proc/self/cgroup", root="/sys/fs/cgroup"):
     """Bytes of memory that this process may have: the machine's, or less in a container or a batch job (cgroup v2)."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf]
+    found = [math.inf]
+    with suppress(AttributeError, ValueError):                  # Windows; a system that has no such name
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(OSError):                                     # not Linux
         group = Path(root, Path(groups).read_text().rpartition("0::/")[2].strip())
         for folder in (group, *group.parents):                  # a group is under the limits of those around it

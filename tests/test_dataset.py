@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, write_cache, write_tracks
 
 from audio.cache import load_index
-from datasets import FeatureDataset
+from dataset import FeatureDataset
 from fma import DataError
 
 IDS = [70, 9, 800, 12, 11, 10, 4, 5, 6, 7, 33, 34]     # no row is where its id would sort
@@ -323,7 +323,7 @@ def test_what_is_not_there_says_what_to_run(folder):
 
 
 def test_training_from_a_cache_imports_no_audio_library(folder):
-    code = (f"import sys, datasets, fma\nd = datasets.FeatureDataset({str(folder)!r}, 'noise')\nd.normalise()\n"
+    code = (f"import sys, dataset, fma\nd = dataset.FeatureDataset({str(folder)!r}, 'noise')\nd.normalise()\n"
             "d.batch([0])\nprint(*{m.split('.')[0] for m in sys.modules})")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
