@@ -1,5 +1,6 @@
 """A benchmark that compares two different things, or divides the wrong way round, backs a claim that is not true."""
 
+import os
 import re
 import sys
 import time
@@ -122,9 +123,22 @@ def test_a_rate_counts_operations_and_bytes_of_a_call(monkeypatch):
 def test_training_is_compared_turn_by_turn_and_with_the_bound(monkeypatch):
     took = {"original": np.array([4.0, 5, 40]), "original, memory kept": np.array([3.0, 3, 3]),
             "ours": np.array([2.0, 1, 4])}
-    monkeypatch.setattr(training, "in_turns", lambda calls, seconds: {loop: took[loop] for loop in calls})
+    environments = []
+
+    def in_turns(calls, seconds):
+        environments.append(os.environ.get("ATEN_CPU_CAPABILITY"))
+        return {loop: took[loop] / (1 + (len(calls) == 2 and loop == "original")) for loop in calls}
+
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setattr(training, "in_turns", in_turns)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     row = training.compare("TemporalCNN", (128, 128), 16, 1, limits=(1e9, 1e15, 1e8))
     assert (row["ratio"], row["ratio, memory kept"], row["ours"], row["original"]) == (5, 1.5, 8, 16 / 5)
+    assert row["ratio, AVX2"] == 2.5 and environments == [None, "avx2"] and "ATEN_CPU_CAPABILITY" not in os.environ
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")     # where it has been measured already
+        row = training.compare("TemporalCNN", (128, 128), 16, 1, limits=(1e9, 1e15, 1e8))
+        assert row["ratio, AVX2"] == row["ratio"] == 5
     assert row["bound"] == "operations" and row["share"] == pytest.approx(row["operations"] / 1e9 * 8)
     assert row["original share"] == pytest.approx(row["operations"] / 1e8 * 16 / 5)
     assert training.compare("TemporalCNN", (128, 128), 16, 1, limits=(1e15, 1e9, 1e15))["bound"] == "bytes"
@@ -155,9 +169,10 @@ def test_a_target_is_met_or_not_by_what_was_measured():
     assert "cqt, 75 %" in rows["all six features of a clip / decoding it"][4]
     assert rows["features.py, 2 processes / 1, without start-up"][1:4] == ("1.70", "≥ 1.8", False)
     assert rows["memory of features.py for each track more, MiB"][1:4] == ("0.100", "0", False)
-    given = {"network": "BBNN", "size": "84×640", "ratio": 4.9, "bound": "bytes", "share": 0.256,
+    given = {"network": "BBNN", "size": "84×640", "ratio": 4.9, "ratio, AVX2": 6.04, "bound": "bytes", "share": 0.256,
              "original share": 0.83}
-    (_, *row), (_, *other) = table.training_rows([given, {**given, "size": "128×128"}])
+    (_, *row), (what, *avx2), (_, *other), _ = table.training_rows([given, {**given, "size": "128×128"}])
+    assert what.endswith("float32 on AVX2") and avx2[:3] == ["6.0", "≥ 6", True]
     assert row == ["4.9", "≥ 5", False, "bytes; 26 % of what they allow, the original 83 % in float32"]
     assert other[1:3] == ["", None]
     text = table.table([("x", "1", "< 2", True, "y"), ("z", "3", "< 2", False, "y")])
