@@ -135,6 +135,7 @@ def run_all(page, lab, path):
     return committed
 
 
+@pytest.mark.timeout(1200)         # its own waits are shorter and say what they wait for
 def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
     committed = run_all(page, lab, NOTEBOOK)
 
@@ -151,6 +152,7 @@ def test_notebook_runs_in_jupyterlab(page, lab, tmp_path):
     page.screenshot(path=tmp_path / "notebook.png")
 
 
+@pytest.mark.timeout(1200)
 def test_a_file_is_uploaded_and_answered(page, lab, tmp_path):
     """The button takes a file; its answer stands below, and the cells below that are then about it."""
     seconds = np.arange(40 * 22_050) / 22_050

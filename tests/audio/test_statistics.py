@@ -78,7 +78,8 @@ def test_statistics_are_librosas_and_scipys(small, cache, which):
     ours, theirs = pd.Series(track_statistics(y, rate), index=column_names()), by_librosa_and_scipy(y, rate)
     assert list(theirs.index) == list(ours.index)
     scale = theirs.groupby(level=0).transform(lambda x: x.abs().max())
-    wrong = (ours - theirs).abs() > 2e-4 * theirs.abs() + 1e-6 * scale      # theirs are sums in single precision
+    moment = np.isin(theirs.index.get_level_values(1), ["kurtosis", "skew"])       # near 0 by cancellation
+    wrong = (ours - theirs).abs() > 2e-4 * theirs.abs() + 1e-6 * scale + 5e-5 * moment      # theirs: single precision
     assert not wrong.any(), pd.DataFrame({"ours": ours, "theirs": theirs})[wrong]
 
 
