@@ -78,6 +78,7 @@ def lab(demo, tmp_path):
     (study / "notebooks").mkdir(parents=True)
     copy_code(study)
     shutil.copytree(ROOT / "weights", study / "weights")
+    shutil.copy(ROOT / "notebooks" / "colab.py", study / "notebooks")
     for path in (NOTEBOOK, PREDICT):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
