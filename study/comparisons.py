@@ -15,7 +15,7 @@ from learning.devices import autocast, choose_precision, inference_autocast, kee
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights
 from study.predictions import compare_columns, compare_predictions, correctness, load_predictions, prediction_table
 from study.predictions import right_by_clip as right_by_clip  # for notebooks
-from study.rows import EXPERIMENTS
+from study.rows import EXPERIMENTS, find_row
 from study.tables import p_word
 from training import MODELS, build
 
@@ -28,7 +28,7 @@ def layers(name, dataset, shown=SHOWN):
     Parameters
     ----------
     name : str
-        A key of `EXPERIMENTS`.
+        One that `rows.find_row` knows.
     dataset : FeatureDataset
     shown : sequence of str
         Kinds of layers to list; by default without norms, activations and dropouts.
@@ -38,7 +38,7 @@ def layers(name, dataset, shown=SHOWN):
     DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, one row per layer;
         the last row counts all parameters, including those of layers not shown.
     """
-    row = EXPERIMENTS[name]
+    row = find_row(name)
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     table = pd.DataFrame(layer_table(network, *dataset.shape),
                          columns=["name", "layer", "kernel", "output", "parameters"])
@@ -181,12 +181,12 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     Parameters
     ----------
     name : str
-        A key of `EXPERIMENTS`.
+        One that `rows.find_row` knows.
     dataset : FeatureDataset or JointDataset
         Gives the size of a clip, the number of genres, and the device.
     """
     keep_memory()                                       # as training does
-    row, device = EXPERIMENTS[name], dataset.device
+    row, device = find_row(name), dataset.device
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     network = network.to(device, memory_format=torch.channels_last)
     sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
@@ -212,7 +212,7 @@ def recorded_size(result):
 
 
 def load_answers(results, results_dir="results"):
-    """The predictions of models for each test clip, where they were saved beside the result.
+    """The predictions of models for each test clip, where they were saved beside the result or are in its runs.
 
     Parameters
     ----------
@@ -227,6 +227,10 @@ def load_answers(results, results_dir="results"):
     """
     found = {}
     for r in results:
+        if r.get("runs"):
+            seeds = [seed["seed"] for seed in r["seeds"]]
+            found[r["experiment"]] = prediction_table(list(map(load_probabilities, r["runs"])), seeds)
+            continue
         path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
         if path.is_file():
             table = found[r["experiment"]] = load_predictions(path)

@@ -112,6 +112,18 @@ for name, changes in ABLATED.items():
     EXPERIMENTS |= {f"{name}_{change}": with_change(name, change) for change in changes}
 
 
+def find_row(name):
+    """The row of an experiment; None if there is none.
+
+    Every network of the study is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``.
+    """
+    for base in sorted((base for base in STUDY if base.startswith("mel128_")), key=len, reverse=True):
+        feature = name.removesuffix(base.removeprefix("mel128"))
+        if name not in EXPERIMENTS and feature not in ("", name):
+            return EXPERIMENTS[base] | {"feature": feature, "reported": None}
+    return EXPERIMENTS.get(name)
+
+
 def features_of(row):
     """Names of the features that a row reads."""
     return (row["feature"],) if isinstance(row["feature"], str) else row["feature"]

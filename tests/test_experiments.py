@@ -15,7 +15,8 @@ from experiments import load_results, results_table
 from fma import DataError, run_command
 from learning import runs
 from study import result_files, rows, runner
-from study.predictions import load_predictions
+from study.comparisons import load_answers
+from study.predictions import correctness, load_predictions
 from study.rows import EXPERIMENTS
 from study.runner import run_experiment
 
@@ -269,6 +270,27 @@ def test_run_then_table(tiny, tmp_path, capsys):
     assert "predict.py song.mp3" in advice and last == str(tmp_path / "runs" / "tiny" / "index.html")
     assert (tmp_path / "runs" / "tiny" / "index.html").is_file()
     assert cells(table) == [{k: v for k, v in row.items() if k != "seconds"} for row in cells(ran)]
+
+
+def test_finished_trainings_are_rows_of_the_table_and_of_the_notebooks(tiny, tmp_path, capsys, monkeypatch):
+    name, where = "own_square", ["--data-dir", str(tiny), "--runs-dir", str(tmp_path / "runs")]
+    (tiny / "features" / "own.npy").write_bytes((tiny / "features" / "chroma_cqt.npy").read_bytes())
+    (tiny / "features" / "own.json").write_bytes((tiny / "features" / "chroma_cqt.json").read_bytes())
+    for more in ([], ["--seed", "1"], ["--fold", "2"], ["--seed", "2", "--lr", "0.01"]):
+        training.main([name, *where, "--epochs", "1", "--one-cycle", *more])
+    status, table, _ = command(capsys, "table", *where, "--results-dir", tmp_path / "results")
+    names = [f"{name}, lr 0.001", f"{name}, lr 0.01", f"{name}, fold 2"]
+    assert status == 0 and [row["experiment"] for row in cells(table)] == names
+    assert "1 to 2 seeds" in table and f"Read from finished runs: {'; '.join(names)}." in table
+    found = load_results(tmp_path / "results" / "tiny", tmp_path / "runs" / "tiny")
+    answers = load_answers(found, tmp_path / "results")
+    assert [len(answers[name].columns) for name in names] == [4, 3, 3]         # artist, genre and the seeds
+    assert [r["test"]["accuracy"] for r in found] == pytest.approx([correctness(answers[n]).mean() for n in names])
+    monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("trained again"))
+    status, ran, _ = command(capsys, "run", name, *where, "--results-dir", tmp_path / "results", "--epochs", 1,
+                             "--one-cycle", "--repeats", 2)
+    assert status == 0 and len(cells(ran)) == 1
+    assert [r["experiment"] for r in load_results(tmp_path / "results" / "tiny")] == [name]
 
 
 @pytest.mark.parametrize("argv, words", [
