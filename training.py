@@ -28,7 +28,7 @@ import torch.distributed as dist
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from dataset import JointDataset, open_dataset
+from dataset import JointDataset, leaking_artists, open_dataset
 from evaluation import bootstrap_interval, format_interval
 from fusion_models import Dense, Fusion
 from learning import runs
@@ -44,7 +44,7 @@ from learning.devices import (
     share_statistics,
     world,
 )
-from learning.folds import call_out_leaks, leaking_artists, take_fold
+from learning.folds import call_out_leaks, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
