@@ -104,7 +104,7 @@ def width(text):
 
 def beyond(genres):
     """Inches that the names of genres need beyond those that FMA's do."""
-    return 0.09 * max(0, *(width(name) - 13 for name in shortened(genres)))
+    return 0.12 * max(0, *(width(name) - 13 for name in shortened(genres)))
 
 
 def shortened(names, most=24):
