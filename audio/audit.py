@@ -231,11 +231,16 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
 
 def no_audio(data_dir, subset, path, count, features_dir):
     """Why nothing can be computed, and the remedy: of FMA, of a cache made elsewhere, of a collection of one's own."""
-    have = sorted(array.stem for array in features_dir.glob("*.npy"))
-    return f"none of the {count} tracks of {data_dir} has audio ({path} not found): " + (
-        f"run ./download_data.sh {subset} {data_dir}" if dataset_name(data_dir, subset) == f"fma_{subset}" else
-        f"train on what {features_dir} has, {some(have)}, or say in the column track,file of tracks.csv where it is"
-        if have else "python collection.py SOURCE writes where it is, in the column track,file of tracks.csv")
+    have, file = some(sorted(array.stem for array in features_dir.glob("*.npy"))), "the column track,file of tracks.csv"
+    if dataset_name(data_dir, subset) == f"fma_{subset}":
+        remedy = f"run ./download_data.sh {subset} {data_dir}"
+    elif have and not (features_dir / "index.csv").is_file():
+        remedy = f"{features_dir} has {have}, but no index.csv with track_id,status, which training needs"
+    elif have:
+        remedy = f"train on what {features_dir} has, {have}, or say in {file} where it is"
+    else:
+        remedy = f"put it there, or say in {file} where it is"
+    return f"none of the {count} tracks of {data_dir} has audio ({path} not found): {remedy}"
 
 
 def report(index, data_dir, features_dir, subset, taken, new):
