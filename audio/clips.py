@@ -10,8 +10,16 @@ import numpy as np
 
 from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames, open_array, write_row
 from audio.statistics import track_statistics
-from audio.transforms import FEATURES, SILENCE, STUDY_FEATURES, Undecodable, extract, read_audio, resample
-from fma import audio_path, length_status
+from audio.transforms import (
+    FEATURES,
+    SILENCE,
+    STUDY_FEATURES,
+    Undecodable,
+    extract,
+    length_status,
+    read_audio,
+    resample,
+)
 
 
 def open_clip(path, part=PART):
@@ -114,11 +122,11 @@ def start_worker(*setup):
     open_worker(*setup)
 
 
-def open_worker(data_dir, subset, ids, training, partial, infos):
+def open_worker(paths, training, partial, infos):
     files = {name: open_array(partial, name) for name in infos}
     for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
     part = {key: next(iter(infos.values()))[key] for key in PART}
-    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos, part=part,
+    _worker.update(paths=paths, files=files, infos=infos, part=part,
                    names=lambda row: tuple(infos) if training[row] else for_all)
 
 
@@ -130,7 +138,7 @@ def close_worker():
 
 def process_row(row):
     """Compute one clip and write its rows; return its status."""
-    status, values = clip_features(_worker["path"](row), _worker["names"](row), _worker["part"])
+    status, values = clip_features(_worker["paths"][row], _worker["names"](row), _worker["part"])
     write_values(row, values)
     return row, status
 
@@ -147,5 +155,5 @@ def write_values(row, values):
 
 def decode_row(row):
     """Open one clip; return its row and status, and its waveform at the features' sample rate if it can be used."""
-    status, y, sample_rate = open_clip(_worker["path"](row), _worker["part"])
+    status, y, sample_rate = open_clip(_worker["paths"][row], _worker["part"])
     return (row, status), resample(y, sample_rate) if status in USABLE else status

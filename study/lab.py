@@ -1,5 +1,6 @@
 """The names that the notebooks need to get from a cache to results, in one import."""
 
+from audio.audit import audit
 from dataset import FeatureDataset, JointDataset
 from features import cpu_count, fill_cache
 from learning.runs import load_history, load_probabilities, versions
@@ -39,8 +40,8 @@ from training import build, choose_device
 
 __all__ = [
     "ENSEMBLES", "EXPERIMENTS", "FURTHER", "INGREDIENTS", "RECIPE", "STRONG", "STUDY", "TITLES", "FeatureDataset",
-    "JointDataset", "ablation_pairs", "ablations_table", "best_on_validation", "blocks_against_plain", "build",
-    "choose_device", "compare_ablations", "compare_predictions", "compare_runs", "contrast", "contrasts",
+    "JointDataset", "ablation_pairs", "ablations_table", "audit", "best_on_validation", "blocks_against_plain",
+    "build", "choose_device", "compare_ablations", "compare_predictions", "compare_runs", "contrast", "contrasts",
     "cpu_count", "cqt_against_mel", "fill_cache", "fit_weights", "in_words", "ladder_table", "layers",
     "load_answers", "load_history", "load_ladder", "load_predictions", "load_probabilities", "load_results",
     "optimism", "read_result", "recorded_size", "recurrent_against_plain", "results_table", "right_by_clip",

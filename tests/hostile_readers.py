@@ -120,7 +120,8 @@ def read_dataset(folder):
 
 
 def read_tracks(folder):
-    from fma import audit, load_genres, load_tracks, sub_genres
+    from audio.audit import audit
+    from fma import load_genres, load_tracks, sub_genres
 
     tracks = load_tracks(folder / "tiny")
     audit(folder / "tiny")
