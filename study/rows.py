@@ -115,8 +115,10 @@ for name, changes in ABLATED.items():
 def find_row(name):
     """The row of an experiment; None if there is none.
 
-    Every network of the study is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``.
+    Every network of the study is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``. What
+    follows a comma says which of its runs (`result_files.load_runs`).
     """
+    name = name.split(",")[0]
     for base in sorted((base for base in STUDY if base.startswith("mel128_")), key=len, reverse=True):
         feature = name.removesuffix(base.removeprefix("mel128"))
         if name not in EXPERIMENTS and feature not in ("", name):
