@@ -65,7 +65,7 @@ def import_collection(source, data_dir, genres="first"):
     table = _table(entries, data_dir)
     table = _split(table, found, source)
     _write(table, data_dir, source, found)
-    return _describe(table, entries, data_dir, source, found)
+    return _describe(table, data_dir, source, found)
 
 
 # ---------------------------------------------------------------- what is a track
@@ -267,12 +267,11 @@ def _left(found):
     return ", ".join(f"{why} {count_names(names)}" for why, names in sorted(found.left.items()) if names)
 
 
-def _describe(table, entries, data_dir, source, found):
+def _describe(table, data_dir, source, found):
     """What was decided, a line each."""
     genres, splits = table["track", "genre_top"].value_counts(), table["set", "split"].value_counts()
     known = table["artist", "id"].dropna() if ("artist", "id") in table else []
-    artists = ("unknown: each file is taken for an artist of its own, so that accuracies may flatter"
-               if not len(known) else f"{len(set(known))}, in {found.layout}")
+    artists = f"{len(set(known))}, from {found.origin}" if len(known) else found.artists
     if 0 < len(known) < len(table):
         artists += f"; {len(table) - len(known)} tracks name none: each is taken for an artist of its own"
     lines = [f"{data_dir}: {len(table)} tracks of {len(genres)} genres, from {source} ({found.layout})",

@@ -112,6 +112,7 @@ def _gtzan(found):
     found.entries = kept
     if not given:
         found.said.append("splits: fault-filtered, no artist in two (Kereliuk, Sturm and Larsen 2015)")
+        found.artists = "unknown, but apart in the split; folds (--folds) would mix them, so that accuracies flatter"
     if any(entry["path"].stem == DAMAGED for entry in kept):
         found.said.append(f"{DAMAGED} is damaged in most copies: features.py then notes it as undecodable")
 
@@ -123,7 +124,7 @@ def _ballroom(found):
         if name and not entry["artist"]:
             entry["album"] = (name[1] or name[2]).replace("_", " ")
             entry["artist"] = f"album {entry['album']}"
-    found.said.append("artists are not named: the clips of an album count as one artist's")
+    found.origin = "the names of files: the clips of an album count as one artist's"
 
 
 def _extended_ballroom(found):
@@ -140,8 +141,8 @@ def _extended_ballroom(found):
         if name and not entry["artist"]:
             entry["album"] = entry["album"] or name[1]
             entry["artist"] = f"album {entry['album']}"
-    found.said.append(f"artists of {len(songs)} songs from extendedballroom.xml" if songs else
-                      "extendedballroom.xml is not there to name artists: the clips of an album count as one artist's")
+    found.origin = ("extendedballroom.xml" if songs else
+                    "the names of files, without extendedballroom.xml: the clips of an album count as one artist's")
 
 
 def _ismir04(found):
@@ -162,8 +163,8 @@ def _ismir04(found):
         elif len(parts) == 4:
             entry["artist"], entry["album"] = (part.replace("_", " ") for part in parts[1:3])
         entry["genres"] = [ISMIR04.get(genre.lower(), genre) for genre in entry["genres"]]
-    found.said.append("artists from folders; the contest made those of its development set numbers, so whether they "
-                      "are in training too is not known")
+    found.origin = ("folders and files; the contest made those of its development set numbers, so whether they are in "
+                    "training too is not known")
 
 
 def _homburg(found):
@@ -171,4 +172,4 @@ def _homburg(found):
         artist, dash, title = entry["path"].stem.partition("-")
         if dash and not entry["artist"]:
             entry["artist"], entry["title"] = artist.replace("_", " ").strip(), title.replace("_", " ").strip()
-    found.said.append("artists from the names of files")
+    found.origin = "the names of files"

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fma import ENDINGS, DataError, some
+from fma import ENDINGS, DataError, progress_bar, some
 
 SPLIT_NAMES = {"train": "training", "training": "training", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test", "val": "validation", "valid": "validation", "validation": "validation",
@@ -31,6 +31,8 @@ class Source:
     entries: list = field(default_factory=list)
     left: dict = field(default_factory=lambda: defaultdict(list))       # names of what is left out, by reason
     said: list = field(default_factory=list)                            # further decisions, a line each
+    origin: str = "their tags"                                          # of artists, where they are known
+    artists: str = "unknown: each file is taken for an artist of its own, so that accuracies may flatter"
     folder: Path = Path()                                               # where it is
 
 
@@ -106,7 +108,7 @@ def from_folder(folder, tags=False):
     while len(tops := {path.relative_to(root).parts[0] for path in files}) == 1 and (root / min(tops)).is_dir():
         root /= tops.pop()
     splits = all(name.lower() in SPLIT_NAMES and (root / name).is_dir() for name in tops)
-    for path in files:
+    for path in progress_bar(files, desc="tags", unit="file", leave=False):
         parts = path.relative_to(root).parts
         entry = {"path": path, "split": SPLIT_NAMES[parts[0].lower()] if splits else None, "parts": parts[splits:]}
         entry["folder"] = parts[splits] if len(parts) > splits + 1 else None
@@ -184,8 +186,8 @@ def from_table(path):
         text = data.decode(encoding, "replace")
     text = re.sub(r"\Asep=.\r?\n", "", text)            # Excel's
     delimiter, places = _columns(path, text)
-    found = Source("a table", folder=path, said=[f"read as {encoding.removesuffix('-sig')}, separated by "
-                                                 f"{DELIMITERS[delimiter]}"])
+    found = Source("a table", folder=path, origin="the table" if "artist" in places else "their tags",
+                   said=[f"read as {encoding.removesuffix('-sig')}, separated by {DELIMITERS[delimiter]}"])
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)][1:]
     except csv.Error as error:
@@ -201,8 +203,9 @@ def from_table(path):
         split = given.get("split", "")
         if split and split.lower() not in SPLIT_NAMES:
             raise DataError(f"{path} has {split!r} as a split: write training, validation or test")
-        entry = {key: given.get(key) or None for key in ("artist", "album", "title", "fold")}
-        found.entries.append(entry | {"path": file, "genres": [given["genre"]], "album_artist": None,
+        tags = {} if "artist" in places else read_tags(file)
+        entry = {key: given.get(key) or tags.get(key) for key in ("artist", "album_artist", "album", "title", "fold")}
+        found.entries.append(entry | {"path": file, "genres": [given["genre"]],
                                       "split": SPLIT_NAMES.get(split.lower())})
     return found
 
@@ -251,7 +254,7 @@ def from_mirdata(name, folder=None):
     except FileNotFoundError as error:
         raise DataError(f"mirdata has no index or files of {name} ({error}): python -c \"import mirdata; "
                         f"mirdata.initialize('{name}').download()\"") from error
-    found = Source(f"mirdata's {name}", folder=Path(data.data_home))
+    found = Source(f"mirdata's {name}", folder=Path(data.data_home), origin="mirdata")
     found.said = [f"checked by mirdata: {missing} files of its index are missing, {invalid} have another checksum"]
     for track_id, track in tracks.items():
         genre, path = getattr(track, "genre", None), getattr(track, "audio_path", None)

@@ -130,7 +130,7 @@ def test_tables_as_spreadsheets_save_them(tmp_path, encoding, delimiter):
     rows.append("Jazz,Nobody,m/gone.wav")
     said = lines(table(tmp_path / "songs.txt", rows, "GENRE, Artist ,File", encoding, delimiter), tmp_path / "data")
     tracks = load_tracks(tmp_path / "data")
-    assert sorted(tracks["artist"]) == [f"Günter {k}" for k in range(5)] and "artists: 5, in a table" in said
+    assert sorted(tracks["artist"]) == [f"Günter {k}" for k in range(5)] and "artists: 5, from the table" in said
     assert sorted(path.name for path in audio_paths(tmp_path / "data", tracks).values()) == sorted(names)
     assert "left out: not found 1 (m/gone.wav)" in said and f"read as {encoding.removesuffix('-sig')}, " in said
 
@@ -172,7 +172,7 @@ def test_genres_and_artists_in_tags(tmp_path, ending):
     tracks = load_tracks(tmp_path / "data")
     assert set(tracks["genre"]) == {"Rock"} and tracks["title"].tolist() == [f"Song {k}" for k in range(6)]
     assert tracks["artist_id"].tolist() == tracks["album_id"].tolist() == [1, 2, 3, 4, 5, 6]      # each its own Hits
-    assert "artists: 6, in genres from tags" in said and "of several genres the first counts: 6 (" in said
+    assert "artists: 6, from their tags" in said and "of several genres the first counts: 6 (" in said
     assert "no track with a genre, left out are several genres 6" in refused(tmp_path / "music", tmp_path / "b", "drop")
     import_collection(f"tags:{tmp_path}/music", tmp_path / "c")
     assert load_tracks(tmp_path / "c")["genre"].tolist() == ["Rock"] * 6
