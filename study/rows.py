@@ -115,13 +115,14 @@ for name, changes in ABLATED.items():
 def find_row(name):
     """The row of an experiment; None if there is none.
 
-    Every network of the study is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``. What
-    follows a comma says which of its runs (`result_files.load_runs`).
+    Every network is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``. What follows a
+    comma says which of its runs (`result_files.load_runs`).
     """
     name = name.split(",")[0]
-    for base in sorted((base for base in STUDY if base.startswith("mel128_")), key=len, reverse=True):
-        feature = name.removesuffix(base.removeprefix("mel128"))
-        if name not in EXPERIMENTS and feature not in ("", name):
+    bases = [base for base in EXPERIMENTS if base.startswith(("mel128_", STRONG)) and base != f"{STRONG}_cqt"]
+    for base in sorted(bases, key=len, reverse=True) if name not in EXPERIMENTS else ():
+        feature = name.removesuffix(f"_{base.removeprefix('mel128_')}")
+        if feature not in ("", name):
             return EXPERIMENTS[base] | {"feature": feature, "reported": None}
     return EXPERIMENTS.get(name)
 
