@@ -17,6 +17,7 @@ import html
 import json
 import os
 import sys
+from glob import glob
 from pathlib import Path
 
 # OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
@@ -122,9 +123,8 @@ def find_data(data_dir=None):
         raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {WAYS_IN.format(folder)}")
     import demo
 
-    print("=" * 78 + "\nNo collection in data/ (./download_data.sh fetches FMA, collection.py takes your music):\n"
-          "using data/demo, a small SYNTHETIC corpus.\n"
-          "Accuracies on it show that the code runs, and nothing about music.\n" + "=" * 78)
+    print("=" * 78, "No collection in data/: ./download_data.sh fetches FMA, collection.py takes your own music.",
+          "Using data/demo, a small SYNTHETIC corpus: accuracies on it say nothing about music.", "=" * 78, sep="\n")
     return Path(demo.make("data/demo"))
 
 
@@ -305,16 +305,16 @@ def audio_paths(data_dir, tracks, subset="small"):
         What the column track,file says, relative to the data folder. Without it FMA's `audio_path`, or the same name
         with another ending of `ENDINGS`.
     """
-    data_dir, here = Path(data_dir), {}
-    for path in sorted((data_dir / f"fma_{subset}").glob("*/*"), key=lambda path: (path.suffix != ".mp3", path)):
-        if path.suffix.lower() in ENDINGS:
-            here.setdefault((path.parent.name, path.stem), path)
+    data_dir, root, here = Path(data_dir), Path(data_dir) / f"fma_{subset}", {}
+    for name in sorted(glob("*/*", root_dir=root), key=lambda name: (not name.endswith(".mp3"), name)):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in ENDINGS:
+            here.setdefault(stem, name)
     given, paths = tracks["file"].to_dict() if "file" in tracks else {}, {}
     for track in tracks.index:
-        usual = audio_path(data_dir, track, subset)
-        file = given.get(track)
-        paths[track] = (data_dir / file if isinstance(file, str) else
-                        here.get((usual.parent.name, usual.stem), usual))
+        file, usual = given.get(track), audio_path(data_dir, track, subset)
+        stem = os.path.join(usual.parent.name, usual.stem)
+        paths[track] = data_dir / file if isinstance(file, str) else root / here[stem] if stem in here else usual
     return paths
 
 

@@ -348,6 +348,17 @@ def test_known_collections_are_recognised_by_their_layout(tmp_path, name):
         assert tracks["split"].value_counts().to_dict() == {"training": 8, "test": 8, "validation": 4}
 
 
+def test_a_likeness_is_not_taken_for_a_known_collection(tmp_path):
+    for k in range(6):
+        write(tmp_path / "mine" / "Salsa" / f"00010{k}.wav", 0.1)
+        write(tmp_path / "mine" / "Tango" / f"00020{k}.wav", 0.1)
+        write(tmp_path / "flat" / f"jazz.0000{k}.wav", 0.1)          # GTZAN's names tell the genre, without folders
+        write(tmp_path / "flat" / f"rock.0001{k}.wav", 0.1)
+    assert "known as" not in lines(tmp_path / "mine", tmp_path / "a")
+    assert "known as GTZAN" in lines(tmp_path / "flat", tmp_path / "b")
+    assert set(load_tracks(tmp_path / "b")["genre"]) == {"jazz", "rock"}
+
+
 def test_mirdata_is_a_source_by_name(shelf, tmp_path, monkeypatch):
     assert "pip install mirdata" in refused("mirdata:gtzan_genre", tmp_path / "data")
 
