@@ -168,6 +168,10 @@ def _ismir04(found):
         elif len(parts) == 4:
             entry["artist"], entry["album"] = (part.replace("_", " ") for part in parts[1:3])
         entry["genres"] = [ISMIR04.get(genre.lower(), genre) for genre in entry["genres"]]
+    if not any(entry["split"] == "test" for entry in found.entries):
+        for entry in found.entries:
+            entry["split"] = "test" if entry["split"] == "validation" else entry["split"]
+        found.said.append("without the evaluation set, the development set is the test")
     found.origin = ("folders and files; the contest made those of its development set numbers, so whether they are in "
                     "training too is not known")
 
