@@ -353,7 +353,7 @@ def test_known_collections_are_recognised_by_their_layout(tmp_path, name):
             write(tmp_path / "s" / "audio" / "training" / "world" / f"artist {k}" / "b" / "2-s.ogg", 0.1)
         assert "the development set is the test" in lines(tmp_path / "s", tmp_path / "two")
         counts = load_tracks(tmp_path / "two")["split"].value_counts()
-        assert counts["test"] == 4 and counts["validation"] in (3, 4, 5) and counts.sum() == 24
+        assert counts["test"] == 4 and 3 <= counts["validation"] <= 7 and counts.sum() == 24
 
 
 def test_a_likeness_is_not_taken_for_a_known_collection(tmp_path):
