@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each contains the ones before it
-FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
 
 # FMA's two-line column names, and ours. The first three are required, the others optional.
 COLUMNS = {
@@ -50,8 +49,6 @@ TEXTS = ("track", "genre_top"), ("track", "file")   # a genre may be called 1980
 
 ENDINGS = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
            ".rf64", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm"}     # of audio files
-
-WAYS_IN = "python collection.py SOURCE {0} makes it of your own music, ./download_data.sh small {0} fetches FMA"
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -86,10 +83,7 @@ def run_command(main):
 
 
 def progress_bar(*args, show=True, **kwargs):
-    """tqdm's progress bar for a terminal or notebook; disabled by `show`, or by the environment's TQDM_DISABLE.
-
-    (tqdm's bar for notebooks ignores that variable, and would stay in rendered notebooks.)
-    """
+    """tqdm's progress bar; disabled by `show`, or by TQDM_DISABLE, which tqdm's bar for notebooks ignores."""
     from tqdm.auto import tqdm
 
     return tqdm(*args, **kwargs, disable=not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
@@ -120,12 +114,19 @@ def find_data(data_dir=None):
     if (folder / "fma_metadata" / "tracks.csv").is_file():
         return folder
     if named and folder.resolve() != Path("data/demo").resolve():
-        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {WAYS_IN.format(folder)}")
+        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {ways_in(folder)}")
     import demo
 
     print("=" * 78, "No collection in data/: ./download_data.sh fetches FMA, collection.py takes your own music.",
           "Using data/demo, a small SYNTHETIC corpus: accuracies on it say nothing about music.", "=" * 78, sep="\n")
     return Path(demo.make("data/demo"))
+
+
+def ways_in(folder):
+    """How a folder without tracks.csv becomes a collection, or one is made of what lies in it, in words."""
+    music = Path(folder).is_dir() and any(Path(folder).iterdir())
+    return (f"python collection.py {f'{folder} NEW_FOLDER' if music else f'SOURCE {folder}'} takes your own music, "
+            f"./download_data.sh small {folder} fetches FMA")
 
 
 def dataset_name(data_dir, subset="small"):
@@ -162,7 +163,7 @@ def load_tracks(data_dir, subset="small"):
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
     if not path.is_file():
-        raise DataError(f"{path} not found: {WAYS_IN.format(data_dir)}")
+        raise DataError(f"{path} not found: {ways_in(data_dir)}")
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -204,9 +205,8 @@ def spreadsheet(path):
     except UnicodeDecodeError:
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         text, found = data.decode("utf-16" if wide else "cp1252", "replace"), ["in UTF-16" if wide else "in cp1252"]
-    line = text.partition("\n")[0]
-    if line.count(";") > line.count(",") or line.count("\t") > line.count(","):
-        found.append("separated by " + ("semicolons" if line.count(";") > line.count("\t") else "tabs"))
+    most = max(",;\t", key=text.partition("\n")[0].count)
+    found += {",": [], ";": ["separated by semicolons"], "\t": ["separated by tabs"]}[most]
     return f"it is {' and '.join(found)}: save it as CSV with commas, in UTF-8" if found else ""
 
 
