@@ -63,7 +63,7 @@ def import_collection(source, data_dir, genres="first"):
                         "a folder for each genre, or name a CSV with columns path and genre")
     entries = _number(entries, old, data_dir, found)
     table = _table(entries, data_dir)
-    table = _split(table, found, source)
+    table = _split(table, found, source, bool(old))
     _write(table, data_dir, source, found)
     return _describe(table, data_dir, source, found)
 
@@ -197,7 +197,7 @@ def _table(entries, data_dir):
 # ---------------------------------------------------------------- where it is learned or tested
 
 
-def _split(table, found, source):
+def _split(table, found, source, again):
     """The table with a split of each track: what is given, of folds the first two, else folds by artist."""
     import pandas as pd
 
@@ -213,13 +213,16 @@ def _split(table, found, source):
         absent = [name for name in DRAWN[::-1] if name not in set(table["set", "split"])]
         learned = table.index[table["set", "split"] == "training"]
         folds = _draw(tracks.loc[learned], source) if absent else None
+        if not absent and not any(line.startswith("splits:") for line in found.said):
+            found.said.append("splits: as the source gives them")
         for k, name in enumerate(absent):
             table.loc[folds.index[folds == k], ("set", "split")] = name
             found.said.append(f"no {name} was given: it is a fifth of training, by artist")
     else:
         if ("set", "fold") not in table:
             table["set", "fold"] = _draw(tracks, source)
-            found.said.append("splits: five folds by artist, the first is test, the second validation")
+            found.said.append(f"splits: five folds by artist{', drawn anew' * again}, the first is test, the second "
+                              "validation")
         else:
             found.said.append("splits: of the folds that are given the first is test, the second validation")
         table["set", "split"] = table["set", "fold"].map(lambda fold: (*DRAWN, "training")[min(int(fold), 2)])

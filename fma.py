@@ -17,6 +17,7 @@ import html
 import json
 import os
 import sys
+from glob import glob
 from pathlib import Path
 
 # OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
@@ -25,7 +26,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each contains the ones before it
-FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
 
 # FMA's two-line column names, and ours. The first three are required, the others optional.
 COLUMNS = {
@@ -49,8 +49,6 @@ TEXTS = ("track", "genre_top"), ("track", "file")   # a genre may be called 1980
 
 ENDINGS = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
            ".rf64", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm"}     # of audio files
-
-WAYS_IN = "python collection.py SOURCE {0} makes it of your own music, ./download_data.sh small {0} fetches FMA"
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -85,10 +83,7 @@ def run_command(main):
 
 
 def progress_bar(*args, show=True, **kwargs):
-    """tqdm's progress bar for a terminal or notebook; disabled by `show`, or by the environment's TQDM_DISABLE.
-
-    (tqdm's bar for notebooks ignores that variable, and would stay in rendered notebooks.)
-    """
+    """tqdm's progress bar; disabled by `show`, or by TQDM_DISABLE, which tqdm's bar for notebooks ignores."""
     from tqdm.auto import tqdm
 
     return tqdm(*args, **kwargs, disable=not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
@@ -119,13 +114,19 @@ def find_data(data_dir=None):
     if (folder / "fma_metadata" / "tracks.csv").is_file():
         return folder
     if named and folder.resolve() != Path("data/demo").resolve():
-        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {WAYS_IN.format(folder)}")
+        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {ways_in(folder)}")
     import demo
 
-    print("=" * 78 + "\nNo collection in data/ (./download_data.sh fetches FMA, collection.py takes your music):\n"
-          "using data/demo, a small SYNTHETIC corpus.\n"
-          "Accuracies on it show that the code runs, and nothing about music.\n" + "=" * 78)
+    print("=" * 78, "No collection in data/: ./download_data.sh fetches FMA, collection.py takes your own music.",
+          "Using data/demo, a small SYNTHETIC corpus: accuracies on it say nothing about music.", "=" * 78, sep="\n")
     return Path(demo.make("data/demo"))
+
+
+def ways_in(folder):
+    """How a folder without tracks.csv becomes a collection, or one is made of what lies in it, in words."""
+    music = Path(folder).is_dir() and any(Path(folder).iterdir())
+    return (f"python collection.py {f'{folder} NEW_FOLDER' if music else f'SOURCE {folder}'} takes your own music, "
+            f"./download_data.sh small {folder} fetches FMA")
 
 
 def dataset_name(data_dir, subset="small"):
@@ -162,7 +163,7 @@ def load_tracks(data_dir, subset="small"):
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
     if not path.is_file():
-        raise DataError(f"{path} not found: {WAYS_IN.format(data_dir)}")
+        raise DataError(f"{path} not found: {ways_in(data_dir)}")
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -204,9 +205,8 @@ def spreadsheet(path):
     except UnicodeDecodeError:
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         text, found = data.decode("utf-16" if wide else "cp1252", "replace"), ["in UTF-16" if wide else "in cp1252"]
-    line = text.partition("\n")[0]
-    if line.count(";") > line.count(",") or line.count("\t") > line.count(","):
-        found.append("separated by " + ("semicolons" if line.count(";") > line.count("\t") else "tabs"))
+    most = max(",;\t", key=text.partition("\n")[0].count)
+    found += {",": [], ";": ["separated by semicolons"], "\t": ["separated by tabs"]}[most]
     return f"it is {' and '.join(found)}: save it as CSV with commas, in UTF-8" if found else ""
 
 
@@ -305,16 +305,16 @@ def audio_paths(data_dir, tracks, subset="small"):
         What the column track,file says, relative to the data folder. Without it FMA's `audio_path`, or the same name
         with another ending of `ENDINGS`.
     """
-    data_dir, here = Path(data_dir), {}
-    for path in sorted((data_dir / f"fma_{subset}").glob("*/*"), key=lambda path: (path.suffix != ".mp3", path)):
-        if path.suffix.lower() in ENDINGS:
-            here.setdefault((path.parent.name, path.stem), path)
+    data_dir, root, here = Path(data_dir), Path(data_dir) / f"fma_{subset}", {}
+    for name in sorted(glob("*/*", root_dir=root), key=lambda name: (not name.endswith(".mp3"), name)):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in ENDINGS:
+            here.setdefault(stem, name)
     given, paths = tracks["file"].to_dict() if "file" in tracks else {}, {}
     for track in tracks.index:
-        usual = audio_path(data_dir, track, subset)
-        file = given.get(track)
-        paths[track] = (data_dir / file if isinstance(file, str) else
-                        here.get((usual.parent.name, usual.stem), usual))
+        file, usual = given.get(track), audio_path(data_dir, track, subset)
+        stem = os.path.join(usual.parent.name, usual.stem)
+        paths[track] = data_dir / file if isinstance(file, str) else root / here[stem] if stem in here else usual
     return paths
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from audio.cache import PART, STATUSES, USABLE, find_part, load_index
 from audio.transforms import LEAST, count_frames, length_status
-from fma import FMA_COUNTS, SPLITS, DataError, artists_of, audio_paths, dataset_name, load_tracks, some
+from fma import SPLITS, DataError, artists_of, audio_paths, dataset_name, load_tracks, some
 
+FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}      # tracks in each split
 FEW_CLIPS, FEW_ARTISTS = 10, 5      # of a genre; the audit warns of fewer
 NETWORKS_NEED = 64                  # frames, of most networks
 

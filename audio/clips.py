@@ -5,6 +5,7 @@ Workers of any kind (of audio/workers.py, of Dask, or this process) are prepared
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def open_worker(paths, training, partial, infos):
     files = {name: open_array(partial, name) for name in infos}
     for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
     part = {key: next(iter(infos.values()))[key] for key in PART}
-    _worker.update(paths=paths, files=files, infos=infos, part=part,
+    _worker.update(path=lambda row: Path(paths[row]), files=files, infos=infos, part=part,
                    names=lambda row: tuple(infos) if training[row] else for_all)
 
 
@@ -138,7 +139,7 @@ def close_worker():
 
 def process_row(row):
     """Compute one clip and write its rows; return its status."""
-    status, values = clip_features(_worker["paths"][row], _worker["names"](row), _worker["part"])
+    status, values = clip_features(_worker["path"](row), _worker["names"](row), _worker["part"])
     write_values(row, values)
     return row, status
 
@@ -155,5 +156,5 @@ def write_values(row, values):
 
 def decode_row(row):
     """Open one clip; return its row and status, and its waveform at the features' sample rate if it can be used."""
-    status, y, sample_rate = open_clip(_worker["paths"][row], _worker["part"])
+    status, y, sample_rate = open_clip(_worker["path"](row), _worker["part"])
     return (row, status), resample(y, sample_rate) if status in USABLE else status

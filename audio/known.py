@@ -71,9 +71,9 @@ def recognise(found):
 
     if named(GTZAN_NAME):
         name, complete = "GTZAN", _gtzan
-    elif genres <= BALLROOM and named(BALLROOM_NAME):
+    elif genres and genres <= BALLROOM and named(BALLROOM_NAME):
         name, complete = "Ballroom", _ballroom
-    elif genres <= EXTENDED and named(EXTENDED_NAME):
+    elif genres and genres <= EXTENDED and named(EXTENDED_NAME) and (len(genres) > 8 or _songs(found)):
         name, complete = "Extended Ballroom", _extended_ballroom
     elif genres <= set(ISMIR04) and genres & {"jazz_blues", "metal_punk", "rock_pop"}:
         name, complete = "ISMIR04", _ismir04
@@ -127,13 +127,18 @@ def _ballroom(found):
     found.origin = "the names of files: the clips of an album count as one artist's"
 
 
-def _extended_ballroom(found):
-    songs = {}
+def _songs(found):
+    """Extended Ballroom's own list, {id: attributes}; empty if it is not there."""
     for path in sorted(Path(found.folder).rglob("extendedballroom*.xml"))[:1]:
         try:
-            songs = {song.get("id"): song for song in ElementTree.parse(path).iter() if song.get("id")}
+            return {song.get("id"): song for song in ElementTree.parse(path).iter() if song.get("id")}
         except ElementTree.ParseError as error:
             raise DataError(f"{path} is damaged ({error}): fetch it again, or move it away") from error
+    return {}
+
+
+def _extended_ballroom(found):
+    songs = _songs(found)
     for entry in found.entries:
         name, song = EXTENDED_NAME.fullmatch(entry["path"].stem), songs.get(entry["path"].stem, {})
         for key in ("artist", "album", "title"):
@@ -163,6 +168,10 @@ def _ismir04(found):
         elif len(parts) == 4:
             entry["artist"], entry["album"] = (part.replace("_", " ") for part in parts[1:3])
         entry["genres"] = [ISMIR04.get(genre.lower(), genre) for genre in entry["genres"]]
+    if not any(entry["split"] == "test" for entry in found.entries):
+        for entry in found.entries:
+            entry["split"] = "test" if entry["split"] == "validation" else entry["split"]
+        found.said.append("without the evaluation set, the development set is the test")
     found.origin = ("folders and files; the contest made those of its development set numbers, so whether they are in "
                     "training too is not known")
 

@@ -174,10 +174,12 @@ def _riff_tags(path):
 
 def from_table(path):
     """Entries of a CSV or TSV; its columns are those of `COLUMNS`, in any order and case."""
-    data = path.read_bytes()
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if not wide and b"\0" in data:
-        raise DataError(f"{path} is not a table: name a CSV or a folder, and unpack archives first")
+    with open(path, "rb") as file:
+        data = file.read(1 << 16)
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        if not wide and b"\0" in data:         # an archive, or audio, of any size
+            raise DataError(f"{path} is not a table: name a CSV or a folder, and unpack archives first")
+        data += file.read()
     try:
         encoding = "utf-16" if wide else "utf-8-sig"
         text = data.decode(encoding)
@@ -185,13 +187,13 @@ def from_table(path):
         encoding = "cp1252"
         text = data.decode(encoding, "replace")
     text = re.sub(r"\Asep=.\r?\n", "", text)            # Excel's
-    delimiter, places = _columns(path, text)
-    found = Source("a table", folder=path, origin="the table" if "artist" in places else "their tags",
-                   said=[f"read as {encoding.removesuffix('-sig')}, separated by {DELIMITERS[delimiter]}"])
     try:
+        delimiter, places = _columns(path, text)
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)][1:]
     except csv.Error as error:
         raise DataError(f"{path} is not a table ({error})") from error
+    found = Source("a table", folder=path, origin="the table" if "artist" in places else "their tags",
+                   said=[f"read as {encoding.removesuffix('-sig')}, separated by {DELIMITERS[delimiter]}"])
     for row in rows:
         given = {key: row[k].strip() if k < len(row) else "" for key, k in places.items()}
         file = path.parent / Path(given["path"]).expanduser()

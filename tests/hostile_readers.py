@@ -172,9 +172,10 @@ def read_export(folder):
 
 
 def read_results(folder):
-    from study.comparisons import load_answers
+    from study.marked_tables import marked_tables
+    from study.predictions import load_answers
     from study.result_files import load_results
-    from study.tables import marked_tables, results_table
+    from study.tables import results_table
 
     results = load_results(folder / "results" / "fma_tiny")
     results_table(results, seconds=True)

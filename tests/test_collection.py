@@ -143,6 +143,7 @@ def test_splits_and_folds_of_a_table_are_kept(tmp_path):
     tracks = load_tracks(tmp_path / "data")
     assert tracks["split"].tolist() == ["training"] * 2 + ["validation"] * 2 + ["test"] * 2
     assert tracks["fold"].tolist() == [0, 0, 1, 1, 2, 2] and "folds 1 to 3 are numbered from 0" in said
+    assert "splits: as the source gives them" in said
     lines(table(tmp_path / "b.csv", [row.replace(",train", ",").replace(",VAL", ",").replace(",dev", ",").replace(
         ",Test", ",").replace(",eval", ",") for row in rows], "path,label,split,fold"), tmp_path / "folds")
     assert load_tracks(tmp_path / "folds")["split"].tolist() == ["test"] * 2 + ["validation"] * 2 + ["training"] * 2
@@ -233,6 +234,7 @@ def test_importing_again_keeps_the_ids(shelf, tmp_path):
     after = load_tracks(data)["file"]
     assert after.index.tolist() == [*before.index.drop(before.index[before.str.endswith("Rock/a.flac")]), 13]
     assert all(before[track] == file for track, file in after.items() if track != 13)
+    assert "splits: five folds by artist, drawn anew, the first" in said
     assert "11 tracks keep the ids of the earlier import, 1 are new" in said and "no longer a track: 1 (a.flac)" in said
     assert f"{data}/features is of other tracks: delete it, and run features.py again" in said
 
@@ -346,6 +348,23 @@ def test_known_collections_are_recognised_by_their_layout(tmp_path, name):
     else:
         assert genres == {"rock_pop", "metal_punk", "world"} and artists == {"x y", "zz", "artist 1", "artist 2"}
         assert tracks["split"].value_counts().to_dict() == {"training": 8, "test": 8, "validation": 4}
+        shutil.rmtree(tmp_path / "s" / "audio" / "evaluation")
+        for k in range(12):                             # enough for a fifth of training as validation
+            write(tmp_path / "s" / "audio" / "training" / "world" / f"artist {k}" / "b" / "2-s.ogg", 0.1)
+        assert "the development set is the test" in lines(tmp_path / "s", tmp_path / "two")
+        counts = load_tracks(tmp_path / "two")["split"].value_counts()
+        assert counts["test"] == 4 and 3 <= counts["validation"] <= 7 and counts.sum() == 24
+
+
+def test_a_likeness_is_not_taken_for_a_known_collection(tmp_path):
+    for k in range(6):
+        write(tmp_path / "mine" / "Salsa" / f"00010{k}.wav", 0.1)
+        write(tmp_path / "mine" / "Tango" / f"00020{k}.wav", 0.1)
+        write(tmp_path / "flat" / f"jazz.0000{k}.wav", 0.1)          # GTZAN's names tell the genre, without folders
+        write(tmp_path / "flat" / f"rock.0001{k}.wav", 0.1)
+    assert "known as" not in lines(tmp_path / "mine", tmp_path / "a")
+    assert "known as GTZAN" in lines(tmp_path / "flat", tmp_path / "b")
+    assert set(load_tracks(tmp_path / "b")["genre"]) == {"jazz", "rock"}
 
 
 def test_mirdata_is_a_source_by_name(shelf, tmp_path, monkeypatch):

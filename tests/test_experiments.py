@@ -15,8 +15,7 @@ from experiments import load_results, results_table
 from fma import DataError, run_command
 from learning import runs
 from study import result_files, rows, runner
-from study.comparisons import load_answers
-from study.predictions import correctness, load_predictions
+from study.predictions import correctness, load_answers, load_predictions
 from study.rows import EXPERIMENTS
 from study.runner import run_experiment
 

@@ -94,7 +94,12 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, content):
 
 
 def test_no_metadata_says_what_to_run(tmp_path):
-    assert "download_data.sh" in the_error(load_tracks, tmp_path)
+    for function in (load_tracks, find_data):
+        said = the_error(function, tmp_path / "new")
+        assert f"python collection.py SOURCE {tmp_path}/new takes your own music" in said
+        assert f"download_data.sh small {tmp_path}/new fetches FMA" in said
+    (tmp_path / "Jazz").mkdir()                 # a folder of music is named instead of a collection
+    assert f"python collection.py {tmp_path} NEW_FOLDER takes your own music" in the_error(find_data, tmp_path)
 
 
 def test_artists_are_those_of_the_file_and_unknown_ones_stand_alone(tmp_path):
