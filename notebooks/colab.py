@@ -19,19 +19,21 @@ def prepare(notebook):
     Parameters
     ----------
     notebook : dict
-        The notebook's variables: its parameters ``data_dir`` (``drive/...`` is on Google Drive, which is mounted beside
-        the clone), ``runs_dir`` and ``results_dir``, those that it has, become absolute paths on Google Drive.
+        The notebook's variables: its parameters ``source`` and ``data_dir`` (``drive/...`` is on Google Drive, which is
+        mounted beside the clone), ``runs_dir`` and ``results_dir``, those that it has, become absolute paths there.
     """
-    data_dir = notebook.get("data_dir")
+    on_drive = [name for name in ("source", "data_dir") if "/drive/" in f"/{notebook.get(name)}"]
     if "google.colab" in sys.modules:
         if Path.cwd() != ROOT:
             subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", ROOT / "requirements.txt",
                             f"torch=={version('torch')}"], check=True)
-        if "/drive/" in f"/{data_dir}":
+        for name in on_drive:
             from google.colab import drive
 
-            notebook["data_dir"] = home = str(ROOT.parent / data_dir)
-            drive.mount(home.split("/drive/")[0] + "/drive")
+            notebook[name] = str(ROOT.parent / notebook[name])
+            drive.mount(notebook[name].split("/drive/")[0] + "/drive")
+        if "data_dir" in on_drive:
+            home = notebook["data_dir"]
             runs = f"{home}/runs" + (f"/{notebook['epochs']}_epochs" if "epochs" in notebook else "")
             for name, default, there in (("runs_dir", (None, "runs"), runs),
                                          ("results_dir", ("results",), f"{home}/results")):
