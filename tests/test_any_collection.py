@@ -16,7 +16,7 @@ from test_notebooks import NOTEBOOKS, QUICK, cells
 
 import features
 from audio.cache import load_index
-from fma import audio_paths, load_tracks
+from fma import DataError, audio_paths, load_tracks
 
 GENRES = {"Electronic": "Электронная музыка", "Folk": "Contemporary Singer-Songwriter and Folk Revival (North)",
           "Hip-Hop": "R&B | $oul", "Rock": "Rock", "Pop": "Pop_1"}
@@ -81,6 +81,11 @@ def test_notebook_runs_on_any_collection_and_feature(path, five, places, tmp_pat
     assert path.stem == "your_music" or "does not hold for five" in said       # the text is about other data
     assert not re.search(r"\bnan\b|\bNone (?!is)", said)
     assert path.stem == "predict" or "8 genres" not in said
+
+
+def test_a_feature_that_nobody_has_made_is_named(five):
+    with pytest.raises(DataError, match="nothing.npy not found, and features.py cannot make it: write it"):
+        features.fill_cache(five, ["cqt", "nothing"])
 
 
 def test_your_music_begins_with_a_folder_for_each_genre(five, tmp_path, monkeypatch, capsys):

@@ -2,11 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from synthetic import make_collection
 
 import experiments
 import training
@@ -33,12 +33,6 @@ BINS |= {name: given["bins"] for name, given in VARIANTS.items()}
 FAST = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny", features=(("chroma_cqt", 12),))
 
 
 @pytest.fixture(scope="module")
@@ -272,9 +266,10 @@ def test_run_then_table(tiny, tmp_path, capsys):
 
 
 def test_finished_trainings_are_rows_of_the_table_and_of_the_notebooks(tiny, tmp_path, capsys, monkeypatch):
-    name, where = "own_square", ["--data-dir", str(tiny), "--runs-dir", str(tmp_path / "runs")]
-    (tiny / "features" / "own.npy").write_bytes((tiny / "features" / "chroma_cqt.npy").read_bytes())
-    (tiny / "features" / "own.json").write_bytes((tiny / "features" / "chroma_cqt.json").read_bytes())
+    data = shutil.copytree(tiny, tmp_path / "tiny")
+    name, where = "own_square", ["--data-dir", str(data), "--runs-dir", str(tmp_path / "runs")]
+    for ending in ("npy", "json"):
+        shutil.copy(data / "features" / f"chroma_cqt.{ending}", data / "features" / f"own.{ending}")
     for more in ([], ["--seed", "1"], ["--fold", "2"], ["--seed", "2", "--lr", "0.01"]):
         training.main([name, *where, "--epochs", "1", "--one-cycle", *more])
     status, table, _ = command(capsys, "table", *where, "--results-dir", tmp_path / "results")
@@ -296,7 +291,7 @@ def test_finished_trainings_are_rows_of_the_table_and_of_the_notebooks(tiny, tmp
     (("run", "cqt_sqaure"), "no experiment is named cqt_sqaure: see python experiments.py list"),
     (("run", "chroma_cqt_square", "--repeats", 0), "--repeats must be at least 1"),
     (("run", "chroma_cqt_square", "--epochs", 0), "epochs must be above 0"),
-    (("run", "cqt_square"), "cqt.npy not found: run features.py --features cqt"),
+    (("run", "mfcc_square"), "mfcc.npy not found: run features.py --features mfcc"),
     (("table",), "python experiments.py run"),
 ])
 def test_what_is_wrong_is_one_line_and_status_2(tiny, tmp_path, capsys, argv, words):
