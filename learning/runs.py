@@ -163,6 +163,8 @@ def start_run(run_dir, config, write=True):
                 continue
             if part == "normalisation" and same_numbers(there.get(part), config[part]):
                 continue
+            if part == "model" and _same_model(there, config):
+                continue
             if there.get(part) != config.get(part):
                 both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
                 keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
@@ -172,6 +174,15 @@ def start_run(run_dir, config, write=True):
     elif write:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+
+
+def _same_model(there, config):
+    """Whether two configs have one network; torch prints a layer differently in some versions, which changes its hash."""
+    def named(one):
+        return {key: value for key, value in one["model"].items() if key != "fingerprint"}
+
+    versions = [one.get("versions", {}).get("torch") for one in (there, config)]
+    return versions[0] != versions[1] and named(there) == named(config)
 
 
 def same_numbers(a, b):

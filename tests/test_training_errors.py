@@ -181,6 +181,19 @@ def test_a_network_whose_code_has_changed_is_another_network(tiny, tmp_path, mon
         train(tiny, tmp_path, epochs=1)
 
 
+def test_a_version_of_torch_that_prints_layers_differently_has_the_same_network(tiny, tmp_path, monkeypatch):
+    run_dir, _ = train(tiny, tmp_path, epochs=1)
+    config = json.loads((run_dir / "config.json").read_text())
+    config["versions"]["torch"] = "2.4.0"
+    (run_dir / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(nn.ReLU, "__repr__", lambda layer: "ReLU(inplace=False)")
+    assert train(tiny, tmp_path, epochs=1)[0] == run_dir
+    config["model"]["args"]["n_classes"] += 1
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="another model .args"):
+        train(tiny, tmp_path, epochs=1)
+
+
 def test_fingerprint_sees_layers_and_forward():
     class Doubled(training.MODELS["SquareCNN"]):
         def forward(self, x):
