@@ -178,6 +178,8 @@ def _transformer(name, device):
         raise DataError(f"{name} is read by the package transformers: pip install transformers") from error
     import torch
 
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     source = _own_folder(name) or HUB[name]
     network, prepare = _from_pretrained(transformers, name, source)
     network = network.to(device).eval()
