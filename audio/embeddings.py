@@ -2,7 +2,7 @@
 
     pip install --no-deps musicnn                   # 29 MB: trained weights; nothing of the package is run
     python features.py --features musicnn
-    pip install transformers                        # for clap, ast and mert, whose weights come from the Hugging Face hub
+    pip install transformers                        # for clap, ast and mert, with weights from the Hugging Face hub
     ENCODERS_DIR=encoders python features.py --features clap        # or from encoders/clap, where that is a folder
 
 An encoder is frozen. It hears a clip in windows as long as those it was trained on, and mean and deviation of its
@@ -22,7 +22,8 @@ import numpy as np
 from audio.transforms import resample
 from fma import DataError
 
-HUB = {"clap": "laion/clap-htsat-unfused", "ast": "MIT/ast-finetuned-audioset-10-10-0.4593", "mert": "m-a-p/MERT-v1-95M"}
+HUB = {"clap": "laion/clap-htsat-unfused", "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
+       "mert": "m-a-p/MERT-v1-95M"}
 LEARNED = {"musicnn": "MSD_musicnn (Pons and Serra 2019): 50 tags of 200,000 songs of the Million Song Dataset",
            "clap": "CLAP (Wu et al. 2023): which caption belongs to a sound; its audio encoder, projected",
            "ast": "Audio Spectrogram Transformer (Gong et al. 2021): the 527 sounds of AudioSet; the pooled output",
@@ -31,7 +32,7 @@ MERT_S = 5.0            # s, of MERT's training
 
 # What <name>.json says of each embedding, beside what `describe_encoder` adds.
 EMBEDDINGS = {
-    name: {"unit": "of the encoder's own", "axis": "mean over windows of each dimension, then standard deviation",
+    name: {"unit": "the encoder's own", "axis": "mean over windows of each dimension, then standard deviation",
            "frames_kept": 1, "dtype": "float32", "mono": "mean of channels", "resampler": "soxr HQ", "encoder": learned}
     for name, learned in LEARNED.items()
 }

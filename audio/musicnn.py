@@ -64,7 +64,8 @@ def _fields(message):
     stream = io.BytesIO(message)
     while stream.tell() < len(message):
         number, kind = divmod(_varint(stream), 8)
-        yield number, _varint(stream) if kind == 0 else stream.read(_varint(stream) if kind == 2 else {1: 8, 5: 4}[kind])
+        size = None if kind == 0 else _varint(stream) if kind == 2 else {1: 8, 5: 4}[kind]
+        yield number, _varint(stream) if size is None else stream.read(size)
 
 
 def read_checkpoint(folder):
@@ -185,7 +186,7 @@ def load_musicnn(folder):
         for name, target in zip(names, targets, strict=True):
             value = arrays.get(f"{layer}/{name}", np.zeros(0)).T            # (out, in, bands, frames) of a convolution
             if value.size != target.numel() or target.ndim == 4 and value.ndim != 4:
-                raise DataError(f"{folder} is of another network, its {layer}/{name} does not fit: MSD_musicnn is needed")
+                raise DataError(f"{folder} is of another network, its {layer}/{name} does not fit: use MSD_musicnn")
             value = value.swapaxes(2, 3) if target.ndim == 4 else value
             target.data.copy_(torch.tensor(value).reshape(target.shape))
     return network.eval()

@@ -45,6 +45,7 @@ THUMBNAILS = {      # the figure of each notebook, counted from 0, and the part 
     "cqt_cnn_architecture": (0, (0.3, 0, 0.66, 1)), "crnn_architecture": (2, (0.48, 0.06, 1, 1)),
     "bbnn_architecture": (0, WHOLE), "results": (4, (0, 0, 1, 0.86)), "augmentation": (2, (0, 0.06, 0.37, 1)),
     "feature_fusion": (5, (0.05, 0.02, 1, 0.85)), "predict": (3, WHOLE),
+    "your_music": (3, WHOLE),
 }
 
 
@@ -64,8 +65,9 @@ def draw_clip(data_dir, track_id):
     """images/plots.png: what the networks see of a clip."""
     from audio import transforms
 
-    track = fma.load_tracks(data_dir).loc[track_id]
-    y, sample_rate = transforms.read_audio(fma.audio_path(data_dir, track_id))
+    tracks = fma.load_tracks(data_dir)
+    track = tracks.loc[track_id]
+    y, sample_rate = transforms.read_audio(fma.audio_paths(data_dir, tracks)[track_id])
     said = f"track {track_id} of {fma.dataset_name(data_dir)}: {track.get('artist')}, {track.get('title')}"
     save(plot_drawings(transforms.extract(y, sample_rate, PANELS)), IMAGES / "plots.png", said, dpi=110)
 

@@ -1,7 +1,6 @@
 """Comparisons of trained experiments, for the notebooks."""
 
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +9,11 @@ import torch
 
 from cnn_models import layer_table
 from dataset import JointDataset
-from fma import DataError
 from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights
-from study.predictions import compare_columns, compare_predictions, correctness, load_predictions, prediction_table
+from study.predictions import compare_columns, compare_predictions, prediction_table
 from study.predictions import right_by_clip as right_by_clip  # for notebooks
-from study.rows import EXPERIMENTS
+from study.rows import EXPERIMENTS, find_row
 from study.tables import p_word
 from training import MODELS, build
 
@@ -28,7 +26,7 @@ def layers(name, dataset, shown=SHOWN):
     Parameters
     ----------
     name : str
-        A key of `EXPERIMENTS`.
+        One that `rows.find_row` knows.
     dataset : FeatureDataset
     shown : sequence of str
         Kinds of layers to list; by default without norms, activations and dropouts.
@@ -38,7 +36,7 @@ def layers(name, dataset, shown=SHOWN):
     DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, one row per layer;
         the last row counts all parameters, including those of layers not shown.
     """
-    row = EXPERIMENTS[name]
+    row = find_row(name)
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     table = pd.DataFrame(layer_table(network, *dataset.shape),
                          columns=["name", "layer", "kernel", "output", "parameters"])
@@ -101,6 +99,24 @@ def optimism(results):
     rows = [(name, s["seed"], 100 * s["test"], 100 * s["test_max"])
             for name, result in results.items() for s in result["seeds"] if s["test_max"] is not None]
     return pd.DataFrame(rows, columns=["experiment", "seed", "chosen on validation", "best of the saved epochs"])
+
+
+def choosing_on_test(results):
+    """A sentence: how much accuracy gains on average if the epoch is chosen on test."""
+    both = optimism(results)
+    if both.empty:
+        return "nothing to choose from: test was watched every fifth epoch, and these trainings are shorter"
+    gain = (both["best of the saved epochs"] - both["chosen on validation"]).mean()
+    return f"choosing the epoch on the test set adds {gain:+.1f} points on average over {len(both)} run(s)"
+
+
+def with_others(summary):
+    """How far an accuracy would move with other artists, in words; with other clips where artists are unknown."""
+    low, high = summary["interval"]
+    if low is None:
+        return "all test clips by one artist"
+    others = "other clips, artists unknown," if summary["artists"] is None else "other artists"
+    return f"with {others} between {100 * low:.0f} and {100 * high:.0f} %"
 
 
 def best_on_validation(results):
@@ -181,12 +197,12 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
     Parameters
     ----------
     name : str
-        A key of `EXPERIMENTS`.
+        One that `rows.find_row` knows.
     dataset : FeatureDataset or JointDataset
         Gives the size of a clip, the number of genres, and the device.
     """
     keep_memory()                                       # as training does
-    row, device = EXPERIMENTS[name], dataset.device
+    row, device = find_row(name), dataset.device
     network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
     network = network.to(device, memory_format=torch.channels_last)
     sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
@@ -209,30 +225,6 @@ def recorded_size(result):
     size = result["config"]["model"]["args"]
     return SimpleNamespace(shape=(size["n_bins"], size["n_frames"]), genres=list(result["test"]["genres"]),
                            device=torch.device("cpu"))
-
-
-def load_answers(results, results_dir="results"):
-    """The predictions of models for each test clip, where they were saved beside the result.
-
-    Parameters
-    ----------
-    results : list of dict
-        As `result_files.load_results` gives them.
-    results_dir : path-like
-
-    Returns
-    -------
-    dict of str to DataFrame
-        Experiment to its `predictions.prediction_table`; results without predictions are left out.
-    """
-    found = {}
-    for r in results:
-        path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
-        if path.is_file():
-            table = found[r["experiment"]] = load_predictions(path)
-            if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
-                raise DataError(f"{path} does not belong to the result beside it: run the experiment again")
-    return found
 
 
 def contrast(plus, minus):

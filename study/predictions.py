@@ -14,6 +14,7 @@ import pandas as pd
 
 from evaluation import compare, holm
 from fma import DataError
+from learning.runs import load_probabilities
 
 COLUMNS = ["artist", "genre"]
 
@@ -62,6 +63,34 @@ def correctness(table):
     """
     said = table.drop(columns=COLUMNS)
     return said.eq(table["genre"], axis=0).mean(axis=1).to_numpy()
+
+
+def load_answers(results, results_dir="results"):
+    """The predictions of models for each test clip, where they were saved beside the result or are in its runs.
+
+    Parameters
+    ----------
+    results : list of dict
+        As `result_files.load_results` gives them.
+    results_dir : path-like
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Experiment to its `prediction_table`; results without predictions are left out.
+    """
+    found = {}
+    for r in results:
+        if r.get("runs"):
+            seeds = [seed["seed"] for seed in r["seeds"]]
+            found[r["experiment"]] = prediction_table(list(map(load_probabilities, r["runs"])), seeds)
+            continue
+        path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
+        if path.is_file():
+            table = found[r["experiment"]] = load_predictions(path)
+            if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
+                raise DataError(f"{path} does not belong to the result beside it: run the experiment again")
+    return found
 
 
 def right_by_clip(tables):
