@@ -177,7 +177,7 @@ def start_run(run_dir, config, write=True):
 
 
 def _same_model(there, config):
-    """Whether two configs have one network; torch prints a layer differently in some versions, which changes its hash."""
+    """Whether two configs have one network, whose fingerprint differs only because another torch prints its layers."""
     def named(one):
         return {key: value for key, value in one["model"].items() if key != "fingerprint"}
 
