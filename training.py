@@ -290,8 +290,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
         raise DataError(f"{name} on {data_dir}: {error}") from error
     settings.precision = precision_of(run_dir, settings, model, dataset)
-    if runs.is_finished(run_dir):                           # a graph changes how fast a step is, not what it computes
-        settings.graph = runs.load_config(run_dir)["training"].get("graph", False)
+    if runs.is_finished(run_dir):                           # neither changes what was learned
+        there = runs.load_config(run_dir)["training"]
+        settings.graph, settings.watch_test = there.get("graph", False), there.get("watch_test", 0)
     config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
               "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),

@@ -92,7 +92,7 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     except (TypeError, DataError):
         return ""                                           # the run reports invalid settings
     old = asdict(Training()) | old                          # it lacks settings that are off
-    differ = [key for key in new if key not in ("seed", "precision") and new[key] != old[key]]
+    differ = [key for key in new if key not in ("seed", "precision", "graph") and new[key] != old[key]]
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
