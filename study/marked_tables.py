@@ -19,7 +19,7 @@ from fma import DataError
 from learning.runs import save_whole
 from study.predictions import load_answers
 from study.result_files import load_results
-from study.rows import EXPERIMENTS
+from study.rows import EXPERIMENTS, STUDY
 from study.tables import ablations_table, ladder_table, load_ladder, results_table, study_table
 from study.variance import variance_tables
 
@@ -48,7 +48,7 @@ def marked_tables(text, results_dir="results"):
         if kind == "study":
             return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
         if kind == "variance":
-            results = [r for r in load_results(Path(results_dir) / dataset) if r["seeds"][0]["epoch"] is not None]
+            results = [r for r in load_results(Path(results_dir) / dataset) if r["experiment"] in STUDY]
             return f"{begin}\n{variance_tables(results, load_answers(results, results_dir))}\n\n{end}"
         if not names:
             raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
