@@ -60,8 +60,11 @@ class DataError(Exception):
     """An error that the user can fix: one line that names the file and the remedy."""
 
 
-def run_command(main):
-    """Run a command's main function; a `DataError`, or a full or read-only disk, ends it with one line and status 2."""
+def run_command(main, resumes=False):
+    """Run a command's main function; a `DataError`, or a full or read-only disk, ends it with one line and status 2.
+
+    `resumes` says whether the command, interrupted, goes on where it was when it is run again.
+    """
     try:
         status = main() or 0
         sys.stdout.flush()
@@ -80,7 +83,8 @@ def run_command(main):
               "fix its permissions, or choose another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command to continue", file=sys.stderr)
+        print("\ninterrupted: " + ("run the same command to continue" if resumes else "the same command begins again"),
+              file=sys.stderr)
         return 130
 
 
