@@ -85,8 +85,8 @@ def read_playlist(path):
 def read_answers(path, network):
     """The answers in a file of JSON lines, or of --json, by the name of the song.
 
-    Errors are left out, since they are tried again, and a line that was cut off when the command was killed. A DataError
-    if the file holds something else, or answers of another network.
+    Errors are left out, since they are tried again, and a line that was cut off when the command was killed.
+    A DataError if the file holds something else, or answers of another network.
     """
     path = Path(path)
     try:
@@ -187,7 +187,7 @@ def main(argv=None):
                         help="all probabilities, and their course over time, as one array at the end")
     output.add_argument("--jsonl", action="store_true", help="the same, a line for each song as it is done")
     parser.add_argument("--resume", metavar="FILE",
-                        help="write the answers to FILE as well, as with --jsonl, and take those that are there from it")
+                        help="write the answers to FILE too, as --jsonl does, and take from it those that are there")
     parser.add_argument("--course", action="store_true", help="a line for every 30 seconds as well")
     parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")

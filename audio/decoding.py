@@ -157,8 +157,8 @@ class Recording:
         """Append to libsndfile's last samples what PyAV finds in the rest of the file, if it is a second or more."""
         place, size = self.stream.tell(), self.stream.seek(0, os.SEEK_END)
         a_second = place * self.sample_rate / max(self.at + len(y), 1)                  # of bytes
-        if size - place <= max(a_second, 4096) or self.file.format not in ("MP3", "OGG", "FLAC"):   # others end in texts
-            return y
+        if size - place <= max(a_second, 4096) or self.file.format not in ("MP3", "OGG", "FLAC"):
+            return y                                        # others end in tables and texts
         try:
             more = AVFile(self.stream, self.sample_rate)
         except (Undecodable, ImportError):
@@ -218,11 +218,10 @@ class AVFile:
 
     @property
     def frames(self):
-        """Samples, by the lengths of all packets: many headers say nothing, or guess."""
-        container, audio = self._open()
-        ticks = sum(packet.duration or 0 for packet in container.demux(audio))
+        """Samples, counted: many headers say nothing, or guess."""
+        count = sum(map(len, self._decode(*self._open())))
         self.decoded = self._decode(*self._open())
-        return int(ticks * audio.time_base * self.samplerate)
+        return count
 
     def _decode(self, container, audio):
         """Mono arrays, one per frame. Files that were joined may change their sample rate and channels."""

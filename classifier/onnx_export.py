@@ -52,7 +52,7 @@ def export_onnx(path, weights=None):
     Raises
     ------
     DataError
-        If a package is missing, the network has an operation that ONNX lacks, or the file says anything else than torch.
+        If a package is missing, ONNX lacks an operation of the network, or the file says anything else than torch.
     """
     try:
         import onnx  # noqa: F401
@@ -82,8 +82,9 @@ def export_onnx(path, weights=None):
         [found] = session.run(None, {"clips": clips.numpy()})
         if (error := np.abs(found - classifier.probabilities(clips)).max()) > CLOSE:
             Path(path).unlink()
-            raise DataError(f"{path}: onnxruntime's probabilities differ from torch's by {error:.1e}, so it was deleted")
-    return f"{path}: {classifier.config['feature']} of shape (clips, {shape[0]}, {shape[1]}) to {len(classifier.genres)} genres"
+            raise DataError(f"{path} was deleted: onnxruntime's probabilities differ from torch's by {error:.1e}")
+    feature, genres = classifier.config["feature"], len(classifier.genres)
+    return f"{path}: {feature} of shape (clips, {shape[0]}, {shape[1]}) to {genres} genres"
 
 
 def _whole(classifier):
