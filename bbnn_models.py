@@ -11,8 +11,7 @@ References
 import torch
 from torch import nn
 
-from cnn_models import ConvBlock, dense_layers, pooled, require_size
-from learning import tiles
+from cnn_models import dense_layers, pooled, require_size
 
 
 def preactivated(n_in, n_out, kernel, bias):
@@ -86,7 +85,7 @@ class BBNN(nn.Module):
         require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
         first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)
-        self.shallow = pooled(ConvBlock(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))
+        self.shallow = pooled(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))
         self.broadcast = nn.Sequential(
             InceptionBlock(width, width, bias),            # 5 width
             InceptionBlock(5 * width, width, bias),        # 9 width
@@ -98,26 +97,9 @@ class BBNN(nn.Module):
         dense = dense_layers(32, n_classes)
         self.classify = dense[1] if paper else dense       # without its dropout
 
-    @tiles.or_tiled
     def forward(self, x):                                  # (batch, bins, frames), "original" at 84 × 640:
         x = self.shallow(x.unsqueeze(1))                   # (batch, 16, 82, 159)
         x = self.broadcast(x)                              # (batch, 208, 82, 159)
         x = self.transition(x)                             # (batch, 32, 41, 79)
         x = x.mean((2, 3))                                 # (batch, 32)
         return self.classify(x)                            # (batch, classes)
-
-    def tiled(self, x):
-        """What `forward` computes, in a training step on a CPU: no map is copied, pooled or measured twice."""
-        x = self.shallow(x.unsqueeze(1)).contiguous(memory_format=torch.channels_last)
-        maps, pools = [], []                               # the input of a block, as the parts that were added to it
-        for block in self.broadcast:
-            maps.append(tiles.Moments.apply(x))
-            pools.append(tiles.Moments.apply(block.pooled[0](maps[-1][0])))
-            pooled, = tiles.project(pools, block.pooled[1])
-            three, five, one = tiles.project(maps, block.three[0], block.five[0], block.one)
-            three, five = (branch[1][2](tiles.activate(branch[1][0], x))
-                           for branch, x in ((block.three, three), (block.five, five)))
-            x = torch.cat([pooled, three, five, one], dim=1)
-        x, = tiles.project([*maps, tiles.Moments.apply(x)], self.transition[0])
-        x = self.transition[1:](x).mean((2, 3))
-        return self.classify(x)

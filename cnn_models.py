@@ -20,33 +20,20 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from learning import tiles
-
 # ---- building blocks, shared with crnn_models and bbnn_models ----------------------------------------------
-
-
-class ConvBlock(nn.Sequential):
-    """Convolution, BatchNorm, ReLU, and perhaps a max pool before it; the first layer of a network trains in tiles."""
-
-    forward = tiles.or_tiled(nn.Sequential.forward)
-
-    def tiled(self, x):
-        light = len(self) == 4 and self[0].weight[0].numel() <= tiles.LIGHT
-        return tiles.convolve_and_pool(x, *self[:3]) if light else super().forward(x)
-
-    def _get_name(self):
-        return "Sequential"         # networks are told apart by what they compute, and that is what it computes
 
 
 def conv_block(n_in, n_out, kernel, padding="same"):
     """Conv → BatchNorm → ReLU: the basic block. The norm makes a bias of the convolution redundant."""
-    return ConvBlock(nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
+    )
 
 
 def pooled(block, pool):
     """A block and its max pool. ReLU and max pool commute, so ReLU comes last, on fewer values."""
-    if isinstance(block, ConvBlock):
-        return ConvBlock(*block[:-1], nn.MaxPool2d(pool), nn.ReLU())
+    if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.ReLU):
+        return nn.Sequential(*block[:-1], nn.MaxPool2d(pool), nn.ReLU())
     return nn.Sequential(block, nn.MaxPool2d(pool))
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
 from plots.page import save_page
+from study.marked_tables import write_marked_tables
 from study.result_files import count_seeds, load_results
 from study.rows import DEMO, EXPERIMENTS, QUICK, features_of
 from study.runner import run_experiment
-from study.tables import format_table, results_table, write_marked_tables
+from study.tables import format_table, results_table
 
 NEXT = ("Next: .venv/bin/python predict.py song.mp3 classifies a song of yours; README.md says how to train on "
         "your own collection or on FMA. The page of figures:")

@@ -16,17 +16,15 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
 
+from audio.audit import no_audio, report
 from audio.cache import (
     PART,
     SEMITONES,
-    STATUSES,
-    USABLE,
     InUse,
     clear_finished,
     copy_name,
@@ -41,24 +39,12 @@ from audio.cache import (
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
-from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES, count_frames
+from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
-from fma import (
-    LEAST,
-    SUBSETS,
-    DataError,
-    audio_path,
-    durations,
-    find_data,
-    load_tracks,
-    progress_bar,
-    run_command,
-    some,
-)
+from fma import SUBSETS, DataError, audio_paths, find_data, load_tracks, progress_bar, run_command
 
 LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
-NETWORKS_NEED = 64      # frames, of most networks
 
 
 # ---------------------------------------------------------------- the whole collection
@@ -85,12 +71,13 @@ def _results(rows, workers, setup, work=process_row, client=None):
         with threadpool_limits(1):
             yield from map(work, rows)
         return
-    data_dir, subset, ids, _, partial, infos = setup
+    paths, _, partial, infos = setup
     limit = max(LIMIT, 10 * len(infos)) * max(1, next(iter(infos.values()))["seconds"] / PART["seconds"])
     if client:
         compile_for_all(partial, lambda: _compile(tuple(infos)))
         versions = next(iter(infos.values()))["versions"]
-        done = client(rows, work, limit, start_worker, setup, versions, [Path(data_dir) / f"fma_{subset}", partial])
+        folders = [Path(os.path.commonpath(map(os.path.dirname, paths))), partial]
+        done = client(rows, work, limit, start_worker, setup, versions, folders)
     else:
         if workers > 1:
             _compile(tuple(infos))
@@ -98,7 +85,7 @@ def _results(rows, workers, setup, work=process_row, client=None):
     for row, found, reason in done:
         if reason:
             empty_row(partial, infos, row)          # it may have died while writing
-            say(f"{audio_path(data_dir, ids[row], subset)} is undecodable: it {reason}, twice")
+            say(f"{paths[row]} is undecodable: it {reason}, twice")
         yield found or (row, "undecodable")
 
 
@@ -182,16 +169,15 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     known, complete = find_known(features_dir, names, ids, part)
     if complete:
         return known                # a finished cache is only read: neither audio nor a folder to write in is needed
-    audio = Path(data_dir) / f"fma_{subset}"
-    if not audio.is_dir() or not len(ids):
-        raise DataError(f"{audio} not found or without tracks: run ./download_data.sh {subset} {data_dir}")
+    paths = [str(path.absolute()) for path in audio_paths(data_dir, tracks, subset).values()]
+    if not any(map(os.path.isfile, paths)):
+        raise DataError(no_audio(data_dir, subset, paths[0], len(ids), features_dir))
     partial = features_dir / ".partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
-    setup = Path(data_dir).absolute(), subset, ids, training, partial.absolute()
-    run = names, part, setup, workers, progress, device
+    run = names, part, ids, (paths, training, partial.absolute()), workers, progress, device
     if shard:
         with hold_shard(partial, shard):
             _fill(*run, shard=shard)
@@ -204,11 +190,11 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
         raise
 
 
-def _fill(names, part, setup, workers, progress, device, client=None, shard=None, join=False):
+def _fill(names, part, ids, setup, workers, progress, device, client=None, shard=None, join=False):
     """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
     import pandas as pd
 
-    ids, partial = setup[2], setup[4]
+    partial = setup[-1]
     if not shard:
         clear_finished(partial)
     known, complete = find_known(partial.parent, names, ids, part)      # another process may just have ended
@@ -226,7 +212,7 @@ def _fill(names, part, setup, workers, progress, device, client=None, shard=None
         (partial / "shared").write_text("any")
     status = read_status(partial, known, infos, len(ids), partial / journal if shard else None)
     todo = [] if join else [row for row in rows if row not in status]
-    _compute(todo, status, known, partial / journal, workers, progress, (*setup, infos), device, client)
+    _compute(todo, ids, status, known, partial / journal, workers, progress, (*setup, infos), device, client)
     if shard or len(status) < len(ids):
         return None
     index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
@@ -235,7 +221,7 @@ def _fill(names, part, setup, workers, progress, device, client=None, shard=None
     return index
 
 
-def _compute(todo, status, known, journal, workers, progress, setup, device, client):
+def _compute(todo, ids, status, known, journal, workers, progress, setup, device, client):
     """Process the remaining clips, and add each to the journal when its rows are written."""
     if not todo:
         return
@@ -245,7 +231,7 @@ def _compute(todo, status, known, journal, workers, progress, setup, device, cli
         for row, found in (_results_on(device, todo, workers, setup) if device else
                            _results(todo, workers, setup, client=client)):
             if known is not None and found != known["status"][row]:
-                raise DataError(f"track {setup[2][row]} is {found}, but index.csv says {known['status'][row]}: "
+                raise DataError(f"track {ids[row]} is {found}, but index.csv says {known['status'][row]}: "
                                 "the cache was made from other audio, pass --features-dir")
             file.write(f"{row},{found}\n")
             file.flush()
@@ -259,32 +245,6 @@ def _start(text):
         return text if text in ("start", "middle") else float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is neither start, middle nor a number of seconds") from error
-
-
-def report(index, data_dir, features_dir, subset, taken, new):
-    """Print what a cache holds and which clips it could not use; of a new one also how much of the files it leaves."""
-    counts, part = Counter(index["status"]), find_part(features_dir) or PART
-    print(f"{features_dir}: {len(index)} tracks, " + ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts[s])
-          + f" ({taken:.1f} s)")
-    for s in STATUSES[len(USABLE):]:
-        if counts[s]:
-            print(f"  {s}: {some(index['track_id'][index['status'] == s], 10)}")
-    paths = {track: audio_path(data_dir, track, subset) for track in index["track_id"]}
-    late = [track for track in index["track_id"][index["status"] == "missing"] if paths[track].is_file()]
-    if late:
-        print(f"  {len(late)} tracks were missing but have come since: delete the cache and run again to use them")
-    if not any(counts[s] for s in USABLE):
-        raise DataError(f"no clip of {data_dir} could be used: a clip must be audio, not silent, and last "
-                        f"{LEAST * part['seconds']:g} s (--seconds {part['seconds']}): python fma.py lists lengths")
-    if (frames := count_frames(part["seconds"])) < NETWORKS_NEED:
-        print(f"  {frames} frames a clip: most networks need {NETWORKS_NEED} (--seconds 3)")
-    longer = sum(found > part["seconds"] + 0.5 for found in durations(paths.values()) if found) if new else 0
-    if longer:
-        seconds = f"{part['seconds']} s"
-        used = {"start": f"their first {seconds} are used; --from middle takes the middle",
-                "middle": f"the {seconds} in their middle are used"}
-        print(f"  {longer} files are longer than {seconds}: "
-              + used.get(part["from"], f"{seconds} from second {part['from']} on are used"))
 
 
 def main(argv=None):

@@ -1,9 +1,9 @@
-"""FMA's metadata: tracks, genres, artists, the official split, and an audit of a data folder.
+"""FMA's metadata: tracks, genres, artists, the official split, and where the audio of each track is.
 
-A data folder has the layout of FMA; any collection in that layout works:
+A data folder has the layout of FMA; any collection in that layout works (collection.py makes it):
 
     data/fma_metadata/tracks.csv            which track, artist, genre and split
-    data/fma_small/000/000002.mp3           the audio
+    data/fma_small/000/000002.mp3           the audio, unless a column track,file says where it is
     data/features/                          the cache that features.py makes
 
     python fma.py --data-dir data           checks such a folder and lists its problems
@@ -13,14 +13,11 @@ A data folder has the layout of FMA; any collection in that layout works:
 import argparse
 import csv
 import errno
-import hashlib
 import html
 import json
-import math
 import os
 import sys
-from collections import defaultdict
-from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 # OpenMP's threads, torch's among them, sleep while they wait instead of spinning: beside another busy program training
@@ -29,8 +26,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SPLITS = ("training", "validation", "test")
 SUBSETS = ("small", "medium", "large", "full")      # each contains the ones before it
-LEAST = 0.9         # of a clip's length: one that is a little shorter is padded, with less than this it is "short"
-FMA_COUNTS = {"small": (6400, 800, 800), "medium": (19_922, 2_505, 2_573)}  # tracks in each split
 
 # FMA's two-line column names, and ours. The first three are required, the others optional.
 COLUMNS = {
@@ -41,6 +36,7 @@ COLUMNS = {
     ("track", "genres"): "genre_ids",
     ("track", "title"): "title",
     ("track", "listens"): "listens",
+    ("track", "file"): "file",          # where the audio is, if not in FMA's layout: see audio_paths
     ("track", "duration"): "duration",
     ("track", "bit_rate"): "bit_rate",
     ("artist", "id"): "artist_id",
@@ -49,8 +45,11 @@ COLUMNS = {
     ("album", "title"): "album",
     ("album", "date_released"): "released",
 }
+TEXTS = ("track", "genre_top"), ("track", "file")   # a genre may be called 1980, or None
 
-FEW_CLIPS, FEW_ARTISTS = 10, 5      # of a genre; audit warns of fewer
+ENDINGS = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+           ".rf64", ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mp2", ".mka", ".webm",
+           ".ac3", ".amr", ".dsf", ".dts", ".spx", ".tak", ".tta"}          # of audio files; see also decoding.NATIVE
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -89,10 +88,7 @@ def run_command(main, resumes=False):
 
 
 def progress_bar(*args, show=True, **kwargs):
-    """tqdm's progress bar for a terminal or notebook; disabled by `show`, or by the environment's TQDM_DISABLE.
-
-    (tqdm's bar for notebooks ignores that variable, and would stay in rendered notebooks.)
-    """
+    """tqdm's progress bar; disabled by `show`, or by TQDM_DISABLE, which tqdm's bar for notebooks ignores."""
     from tqdm.auto import tqdm
 
     return tqdm(*args, **kwargs, disable=not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
@@ -123,13 +119,19 @@ def find_data(data_dir=None):
     if (folder / "fma_metadata" / "tracks.csv").is_file():
         return folder
     if named and folder.resolve() != Path("data/demo").resolve():
-        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: run ./download_data.sh small {folder}, "
-                        "or choose another folder")
+        raise DataError(f"{folder}/fma_metadata/tracks.csv not found: {ways_in(folder)}")
     import demo
 
-    print("=" * 78 + "\nFMA not found (./download_data.sh fetches it): using data/demo, a small SYNTHETIC corpus.\n"
-          "Accuracies on it show that the code runs, and nothing about music.\n" + "=" * 78)
+    print("=" * 78, "No collection in data/: ./download_data.sh fetches FMA, collection.py takes your own music.",
+          "Using data/demo, a small SYNTHETIC corpus: accuracies on it say nothing about music.", "=" * 78, sep="\n")
     return Path(demo.make("data/demo"))
+
+
+def ways_in(folder):
+    """How a folder without tracks.csv becomes a collection, or one is made of what lies in it, in words."""
+    music = Path(folder).is_dir() and any(Path(folder).iterdir())
+    return (f"python collection.py {f'{folder} NEW_FOLDER' if music else f'SOURCE {folder}'} takes your own music, "
+            f"./download_data.sh small {folder} fetches FMA")
 
 
 def dataset_name(data_dir, subset="small"):
@@ -166,7 +168,7 @@ def load_tracks(data_dir, subset="small"):
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
     if not path.is_file():
-        raise DataError(f"{path} not found: run ./download_data.sh, or python demo.py for a synthetic corpus")
+        raise DataError(f"{path} not found: {ways_in(data_dir)}")
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -174,14 +176,15 @@ def load_tracks(data_dir, subset="small"):
         places = {column: header.index(column) for column in COLUMNS if column in header}
         lacking = [".".join(c) for c in list(COLUMNS)[:3] if c not in places]
         if lacking:
-            raise DataError(f"{path} has no column {', '.join(lacking)}: it is not in the layout of FMA's tracks.csv")
+            raise DataError(f"{path} has no column {', '.join(lacking)}: "
+                            + (spreadsheet(path) or "it is not in the layout of FMA's tracks.csv"))
         if third and third[0].isdigit():        # else it would be skipped as a header
             raise DataError(f"{path} has a track in line 3: in FMA's layout the header has three lines")
         tracks = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places.values()], low_memory=False,
-                             dtype={places[("track", "genre_top")]: str},       # a genre may be called 1980, or None
+                             dtype={places[column]: str for column in TEXTS if column in places},
                              keep_default_na=False, na_values=[""])
     except (StopIteration, ValueError, csv.Error) as error:     # pandas' and Unicode's are ValueErrors
-        reason = " ".join(str(error).split()) or "it is truncated"
+        reason = spreadsheet(path) or " ".join(str(error).split()) or "it is truncated"
         raise DataError(f"{path} is not a table with FMA's three header lines ({reason})") from error
     tracks = tracks.rename(columns={place: COLUMNS[column] for column, place in places.items()})
     tracks = tracks.set_index(0).rename_axis("track_id")
@@ -197,6 +200,19 @@ def load_tracks(data_dir, subset="small"):
         if not pd.api.types.is_numeric_dtype(tracks[column]):       # all albums may be named by year
             tracks[column] = tracks[column].map(html.unescape, na_action="ignore")
     return tracks[wanted]
+
+
+def spreadsheet(path):
+    """What a spreadsheet made of a table, and the remedy; empty if it is in UTF-8 with commas."""
+    data = Path(path).read_bytes()
+    try:
+        text, found = data.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text, found = data.decode("utf-16" if wide else "cp1252", "replace"), ["in UTF-16" if wide else "in cp1252"]
+    most = max(",;\t", key=text.partition("\n")[0].count)
+    found += {",": [], ";": ["separated by semicolons"], "\t": ["separated by tabs"]}[most]
+    return f"it is {' and '.join(found)}: save it as CSV with commas, in UTF-8" if found else ""
 
 
 def load_genres(data_dir):
@@ -264,23 +280,6 @@ def _genre_ids(text):
                         "like [12, 25], or remove the column track.genres") from error
 
 
-def effective_number(names):
-    """Effective number of names, 1 / Σ share² (Hill 1973, order 2).
-
-    As many equally frequent names have the same diversity; it is the reciprocal of the probability that two random
-    draws have the same name.
-
-    Examples
-    --------
-    >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
-    (4.0, 1.06)
-    """
-    import pandas as pd
-
-    counts = pd.Series(names).value_counts()
-    return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
-
-
 def artists_of(tracks):
     """Artist of each track, for resampling and splitting by artist; a track of unknown artist is its own group."""
     if "artist_id" not in tracks:
@@ -295,222 +294,47 @@ def audio_path(data_dir, track_id, subset="small"):
     return Path(data_dir) / f"fma_{subset}" / name[:3] / f"{name}.mp3"
 
 
+def audio_paths(data_dir, tracks, subset="small"):
+    """Where the audio of each track is, or would be.
+
+    Parameters
+    ----------
+    data_dir : path-like
+    tracks : DataFrame
+        From `load_tracks`.
+    subset : str
+
+    Returns
+    -------
+    paths : dict of int to Path, in the order of the tracks
+        What the column track,file says, relative to the data folder. Without it FMA's `audio_path`, or the same name
+        with another ending of `ENDINGS`.
+    """
+    data_dir, root, here = Path(data_dir), Path(data_dir) / f"fma_{subset}", {}
+    for name in sorted(glob("*/*", root_dir=root), key=lambda name: (not name.endswith(".mp3"), name)):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in ENDINGS:
+            here.setdefault(stem, name)
+    given, paths = tracks["file"].to_dict() if "file" in tracks else {}, {}
+    for track in tracks.index:
+        file, usual = given.get(track), audio_path(data_dir, track, subset)
+        stem = os.path.join(usual.parent.name, usual.stem)
+        paths[track] = data_dir / file if isinstance(file, str) else root / here[stem] if stem in here else usual
+    return paths
+
+
 def some(items, most=5):
     """The first few items as text, for a message."""
     items = list(items)
     return ", ".join(map(str, items[:most])) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
-def same_files(paths):
-    """Groups of files with identical bytes; only files of the same size with the same middle are read completely."""
-    def middle(file):
-        size = file.seek(0, os.SEEK_END)
-        file.seek(size // 2)
-        return size, file.read(4096)
-
-    groups = [[path for path in paths if path.stat().st_size]]
-    for key in (middle, lambda file: hashlib.file_digest(file, "sha256").digest()):
-        finer = defaultdict(list)
-        for k, path in ((k, path) for k, group in enumerate(groups) for path in group):
-            with open(path, "rb") as file:
-                finer[k, key(file)].append(path)
-        groups = [group for group in finer.values() if len(group) > 1]
-    return groups
-
-
-def genre_problems(tracks):
-    """Problems of genres: several in one field, few training clips, few artists; list of str, one line each."""
-    import pandas as pd
-
-    genres = tracks["genre"].dropna()
-    several = genres[genres.str.contains(r"[|;]|^\s*\[.*\]\s*$")]
-    problems = [f"{len(several)} tracks have several genres in one field, which count as a genre of their own: "
-                f"{some(several.unique())}"] if len(several) else []
-    learned = genres[tracks.loc[genres.index, "split"] == "training"].value_counts()
-    artists = pd.Series(artists_of(tracks), tracks.index)[genres.index].groupby(genres).nunique()
-    for counts, least, what in ((learned, FEW_CLIPS, "training clips"), (artists, FEW_ARTISTS, "artists")):
-        few = counts[counts < least].sort_index()
-        if len(few):
-            problems.append(f"a genre has fewer than {least} {what}: "
-                            + some(f"{genre} ({count})" for genre, count in few.items()))
-    return problems
-
-
-def audit(data_dir, subset="small"):
-    """Check a data folder and list its problems.
-
-    Parameters
-    ----------
-    data_dir : path-like
-    subset : str
-
-    Returns
-    -------
-    problems : list of str
-        One line each: unknown splits, artists, albums or recordings in two splits or folds, genres missing from a
-        split, with few clips or artists, or several in one field, tracks without audio, audio without a track, numbers
-        of tracks other than FMA's. Empty if there are none.
-    """
-    tracks = load_tracks(data_dir, subset)
-    problems = []
-    unknown = tracks.index[~tracks["split"].isin(SPLITS)]
-    if len(unknown):
-        problems.append(f"{len(unknown)} tracks are in no known split: {some(unknown)}")
-    for side in ("split", *({"fold"} & set(tracks))):
-        for what, column in (("artist", "artist_id"), ("album", "album_id" if "album_id" in tracks else "album")):
-            if column in tracks:
-                spread = tracks.groupby(column)[side].nunique()
-                both = spread.index[spread > 1]
-                if len(both):
-                    problems.append(f"{len(both)} {what}s are in more than one {side}: {what} {some(both)}")
-    for split in SPLITS:
-        absent = set(tracks["genre"].dropna()) - set(tracks.loc[tracks["split"] == split, "genre"])
-        if absent:
-            problems.append(f"no {split} track of genre {some(sorted(absent))}")
-    problems += genre_problems(tracks)
-    root = Path(data_dir) / f"fma_{subset}"
-    expected = {audio_path(data_dir, track, subset) for track in tracks.index}
-    present = set(root.glob("*/*.mp3"))
-    missing = [track for track in tracks.index if audio_path(data_dir, track, subset) not in present]
-    surplus = sorted(str(path.relative_to(root)) for path in present - expected)
-    if missing:
-        problems.append(f"{len(missing)} of {len(tracks)} tracks have no audio under {root}: {some(missing)}")
-    if surplus:
-        problems.append(f"{len(surplus)} audio files under {root} belong to no track: {some(surplus)}")
-    paths = [audio_path(data_dir, track, subset) for track in tracks.index]
-    for group in same_files([path for path in paths if path in present]):
-        ids = [int(path.stem) for path in group]
-        if tracks.loc[ids, "split"].nunique() > 1:
-            problems.append(f"the same recording is in more than one split: tracks {some(ids)}")
-    expected = FMA_COUNTS.get(subset)
-    counts = tuple(int((tracks["split"] == split).sum()) for split in SPLITS)
-    if expected and counts != expected and (        # with the name or about the size of FMA
-            dataset_name(data_dir, subset) == f"fma_{subset}" or sum(counts) > sum(expected) / 2):
-        problems.append(f"{counts} tracks in {', '.join(SPLITS)}; FMA's {subset} has {expected}")
-    return problems
-
-
-# ---------------------------------------------------------------- lengths of the audio
-
-
-def length_status(duration, seconds):
-    """What a clip is for features of so many seconds: "ok", "padded" (at least `LEAST` of them are there) or "short".
-
-    >>> [length_status(duration, 30) for duration in (29.97, 29, 27, 26.9)]
-    ['ok', 'padded', 'padded', 'short']
-    """
-    enough = (int(seconds * 64 / 3) - 1) * 1024 / 22_050        # has all frames of `transforms.count_frames`
-    return "ok" if duration >= enough else "padded" if duration >= LEAST * seconds else "short"
-
-
-def durations(paths):
-    """Seconds of audio in each file, by its header; a file that is cut off has those that are left.
-
-    Parameters
-    ----------
-    paths : iterable of path-like
-
-    Returns
-    -------
-    list of float
-        0 for a file that libsndfile cannot open, or is not there.
-    """
-    import soundfile
-
-    found = []
-    with _quiet_decoders():
-        for path in paths:
-            if not os.path.isfile(path):        # a pipe would wait for someone to write
-                found.append(0.0)
-                continue
-            try:
-                with soundfile.SoundFile(os.fsencode(path)) as file:
-                    found.append(_present(path, file) / file.samplerate)
-            except (soundfile.LibsndfileError, OSError, ValueError, TypeError):
-                found.append(0.0)
-    return found
-
-
-@contextmanager
-def _quiet_decoders():
-    """Keep remarks of C libraries on damaged files off the terminal: they write to stderr by its number."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _present(path, file):
-    """Samples in an open file: the header of an MP3 or FLAC that was cut off still promises all of them."""
-    if file.format == "MP3":
-        from mutagen.mp3 import MP3
-
-        try:
-            info = MP3(path).info
-        except Exception:           # of a file that libsndfile opened: its word counts
-            return file.frames
-        promised = info.bitrate * info.length / 8               # bytes
-        return int(file.frames * min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1)))
-    if file.format == "FLAC" and file.frames:
-        file.seek(file.frames - 1)                              # raises where there is nothing
-    return file.frames
-
-
-def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
-    """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
-
-    Parameters
-    ----------
-    data_dir : path-like
-    subset : str
-    seconds : float
-        As of features.py.
-    features_dir : path-like, optional
-        ``<data_dir>/features`` by default.
-
-    Returns
-    -------
-    summary : list of str
-        Lengths, how many clips would be ok, padded and short, and what features.py noted if it was there.
-    problems : list of str
-        Files that are unreadable or hold less than a second, and clips that would be short.
-    """
-    import pandas as pd
-
-    ids = [track for track in load_tracks(data_dir, subset).index if audio_path(data_dir, track, subset).is_file()]
-    found = pd.Series(durations(audio_path(data_dir, track, subset) for track in ids), ids, dtype=float)
-    summary, problems = [], []
-    bad, found = found.index[found < 1], found[found >= 1]
-    if len(bad):
-        problems.append(f"{len(bad)} files are unreadable, damaged or hold less than a second of audio: {some(bad)}")
-    if len(found):
-        status = found.map(lambda duration: length_status(duration, seconds))
-        counts = ", ".join(f"{(status == s).sum()} {s}" for s in ("ok", "padded", "short"))
-        summary.append(f"audio: {len(found)} files of {found.min():.1f} to {found.max():.1f} s; "
-                       f"at --seconds {seconds:g}: {counts}")
-        short = found.index[status == "short"]
-        if len(short):
-            problems.append(f"{len(short)} clips are shorter than {LEAST * seconds:g} s, so short at --seconds "
-                            f"{seconds:g}: {some(short)}; --seconds {math.floor(found.min() / LEAST)} would keep all")
-    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
-    if index.is_file():
-        try:
-            noted = pd.read_csv(index)["status"].value_counts()
-            summary.append(f"{index}: " + ", ".join(f"{count} {status}" for status, count in noted.items()))
-        except (KeyError, ValueError):
-            problems.append(f"{index} is not a table of track_id,status: delete the cache and run features.py again")
-    return summary, problems
-
-
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
     import pandas as pd
 
+    from audio.audit import audit, audit_audio  # which is below this module: the command alone needs it
+
+    parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--seconds", type=float, default=30, metavar="S",

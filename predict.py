@@ -19,10 +19,9 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from audio.decoding import AV_ENDINGS, ENDINGS
 from audio.workers import hush_libraries
 from classifier.songs import classify
-from fma import DataError, run_command
+from fma import ENDINGS, DataError, run_command
 
 PLAYLISTS = {".m3u", ".m3u8"}
 PASSED_OVER = "passed over: its ending is none of audio"
@@ -50,11 +49,11 @@ def find_songs(named):
         path, ending = Path(name), Path(name).suffix.lower()
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
-            chosen = [str(file) for file in inside if file.suffix.lower() in ENDINGS | AV_ENDINGS]
+            chosen = [str(file) for file in inside if file.suffix.lower() in ENDINGS]
             if given and not chosen:
-                raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS | AV_ENDINGS))})")
+                raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS))})")
             songs += chosen
-            passed_over += [str(file) for file in inside if file.suffix.lower() not in ENDINGS | AV_ENDINGS]
+            passed_over += [str(file) for file in inside if file.suffix.lower() not in ENDINGS]
         elif given and not path.exists():
             raise DataError(f"{path} not found")
         else:

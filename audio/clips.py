@@ -5,13 +5,22 @@ Workers of any kind (of audio/workers.py, of Dask, or this process) are prepared
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames, open_array, write_row
 from audio.statistics import track_statistics
-from audio.transforms import FEATURES, SILENCE, STUDY_FEATURES, Undecodable, extract, read_audio, resample
-from fma import audio_path, length_status
+from audio.transforms import (
+    FEATURES,
+    SILENCE,
+    STUDY_FEATURES,
+    Undecodable,
+    extract,
+    length_status,
+    read_audio,
+    resample,
+)
 
 
 def open_clip(path, part=PART):
@@ -114,11 +123,11 @@ def start_worker(*setup):
     open_worker(*setup)
 
 
-def open_worker(data_dir, subset, ids, training, partial, infos):
+def open_worker(paths, training, partial, infos):
     files = {name: open_array(partial, name) for name in infos}
     for_all = tuple(name for name, info in infos.items() if "pitch_shift" not in info)
     part = {key: next(iter(infos.values()))[key] for key in PART}
-    _worker.update(path=lambda row: audio_path(data_dir, ids[row], subset), files=files, infos=infos, part=part,
+    _worker.update(path=lambda row: Path(paths[row]), files=files, infos=infos, part=part,
                    names=lambda row: tuple(infos) if training[row] else for_all)
 
 

@@ -7,15 +7,17 @@ their frames, or several that were joined, as players do.
 import os
 import tempfile
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
+
+from fma import ENDINGS
 
 LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
 CHANNELS = 32           # no recording has more, but damaged headers do
-ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # libsndfile's
-AV_ENDINGS = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ape", ".wv", ".mpc", ".tta", ".tak", ".ac3",
-              ".eac3", ".dts", ".amr", ".3gp", ".dsf", ".mp2", ".spx", ".aifc"}                         # PyAV's
+NATIVE = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+          ".rf64"}      # endings of what libsndfile reads
 # What PyAV may take a file for: not playlists and the like, which name other files and addresses.
 FORMATS = ("aac,ac3,aiff,amr,ape,asf,avi,caf,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpc,mpc8,mpegts,ogg,tak,tta,wav,"
            "webm,wv")
@@ -63,6 +65,14 @@ def _open(source):
         return open(source, "rb", buffering=0)
     except OSError as error:
         raise Undecodable(f"it cannot be opened ({error.strerror})") from error
+
+
+def without_av(paths):
+    """What to install for some of these files, as text to append to a message; empty if nothing would help."""
+    endings = {os.path.splitext(path)[1].lower() for path in paths} & (ENDINGS - NATIVE)
+    if not endings or find_spec("av"):
+        return ""
+    return f"; {', '.join(sorted(ending[1:] for ending in endings))}: install PyAV (pip install av)"
 
 
 def mean_of_channels(samples):
@@ -176,7 +186,7 @@ class Recording:
         try:
             self.file = AVFile(self.stream, getattr(self, "sample_rate", None))
         except ImportError:
-            if self.ending in AV_ENDINGS:
+            if self.ending in ENDINGS - NATIVE:
                 raise Undecodable(f"{self.ending[1:]}: install PyAV (pip install av)") from error
             raise Undecodable("not audio that libsndfile can read, or damaged; PyAV (pip install av) reads more"
                               ) from error
@@ -193,6 +203,11 @@ class AVFile:
     stream : binary file
     sample_rate : int, optional
         In Hz; by default the file's own.
+
+    Attributes
+    ----------
+    seconds : float
+        Of audio, by the header.
     """
 
     channels = 1        # after the mean
@@ -203,6 +218,7 @@ class AVFile:
         self.av, self.stream = av, stream
         container, audio = self._open()
         self.samplerate = sample_rate or audio.rate
+        self.seconds = float(audio.duration * audio.time_base) if audio.duration else (container.duration or 0) / 1e6
         self.decoded, self.left = self._decode(container, audio), np.empty(0, np.float32)
 
     def _open(self):

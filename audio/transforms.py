@@ -25,6 +25,7 @@ from audio.spectra import (
 
 CLIP_SECONDS = 30       # read of each file by default: FMA's clips are no longer, its full tracks are
 N_FRAMES = 640          # kept of them, 29.7 s; of other lengths as many in proportion
+LEAST = 0.9             # of a clip's length: one that is a little shorter is padded, with less it is "short"
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
 N_MFCC = 20
@@ -77,6 +78,16 @@ def count_frames(seconds):
     (640, 576, 213)
     """
     return int(seconds * N_FRAMES / CLIP_SECONDS)
+
+
+def length_status(duration, seconds):
+    """What a clip is for features of so many seconds: "ok", "padded" (at least `LEAST` of them are there) or "short".
+
+    >>> [length_status(duration, 30) for duration in (29.97, 29, 27, 26.9)]
+    ['ok', 'padded', 'padded', 'short']
+    """
+    enough = (count_frames(seconds) - 1) * HOP_LENGTH / SAMPLE_RATE
+    return "ok" if duration >= enough else "padded" if duration >= LEAST * seconds else "short"
 
 
 # ---------------------------------------------------------------- one clip

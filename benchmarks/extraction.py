@@ -22,16 +22,16 @@ from audio import transforms  # noqa: E402
 from audio.clips import clip_features  # noqa: E402
 from audio.transforms import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE  # noqa: E402
 from benchmarks.timing import interleave, machine, ratio, watch, write_tracks  # noqa: E402
-from fma import DataError, audio_path, find_data, run_command  # noqa: E402
+from fma import DataError, audio_path, audio_paths, find_data, load_tracks, run_command  # noqa: E402
 from study.tables import format_table
 
 
 def find_clips(data_dir, n):
     """The first n files of a data folder that can be used: not short, not silent."""
-    files = sorted((Path(data_dir) / "fma_small").glob("*/*.mp3"))
+    files = audio_paths(data_dir, load_tracks(data_dir)).values()
     clips = list(islice((path for path in files if clip_features(path, ())[0] == "ok"), n))
     if not clips:
-        raise DataError(f"{data_dir}/fma_small holds no clip that can be used: run ./download_data.sh small {data_dir}")
+        raise DataError(f"{data_dir} holds no clip of 30 s that can be used: python fma.py says why")
     return [path.resolve() for path in clips]
 
 

@@ -28,7 +28,7 @@ from audio import (
 from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
 from benchmarks.extraction import describe, find_clips, lay_out  # noqa: E402
 from benchmarks.timing import ONE_THREAD, ROOT, machine  # noqa: E402
-from fma import DataError, find_data, run_command  # noqa: E402
+from fma import DataError, audio_path, find_data, run_command  # noqa: E402
 from study.tables import format_table
 
 SUBSETS = {"small": (8000, 7.2), "medium": (25_000, 22), "large": (106_574, 93), "full": (106_574, 879)}   # tracks, GiB
@@ -81,9 +81,10 @@ def prepare(folder, clips, n_tracks):
     """A collection of links with the arrays of an unfinished run; what `features` needs to process its rows."""
     lay_out(folder, clips, n_tracks)
     ids, partial = np.arange(1, n_tracks + 1), Path(folder) / "features" / ".partial"
+    paths = [audio_path(folder, track) for track in ids]
     partial.mkdir(parents=True)
     (partial / "shared").touch()        # written through, as where machines share it
-    return folder, "small", ids, np.ones(n_tracks, bool), partial, cache.make_plan(partial.parent, STUDY_FEATURES, ids)
+    return paths, np.ones(n_tracks, bool), partial, cache.make_plan(partial.parent, STUDY_FEATURES, ids)
 
 
 def time_tracks(clips, repeats):

@@ -80,8 +80,6 @@ def build(name, size=SIZES["84x640"]):
             layer.__class__ = Concatenated
         if isinstance(layer, nn.Sequential) and [type(part) for part in layer[-2:]] == [nn.MaxPool2d, nn.ReLU]:
             layer[-2], layer[-1] = layer[-1], layer[-2]
-        if hasattr(layer, "tiled"):
-            layer.forward = inspect.unwrap(type(layer).forward).__get__(layer)      # layer by layer
     return ours, original
 
 

@@ -64,8 +64,9 @@ def draw_clip(data_dir, track_id):
     """images/plots.png: what the networks see of a clip."""
     from audio import transforms
 
-    track = fma.load_tracks(data_dir).loc[track_id]
-    y, sample_rate = transforms.read_audio(fma.audio_path(data_dir, track_id))
+    tracks = fma.load_tracks(data_dir)
+    track = tracks.loc[track_id]
+    y, sample_rate = transforms.read_audio(fma.audio_paths(data_dir, tracks)[track_id])
     said = f"track {track_id} of {fma.dataset_name(data_dir)}: {track.get('artist')}, {track.get('title')}"
     save(plot_drawings(transforms.extract(y, sample_rate, PANELS)), IMAGES / "plots.png", said, dpi=110)
 

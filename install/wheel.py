@@ -68,7 +68,7 @@ class BuildPackage(build_py):
 
     def run(self):
         if self.editable_mode:
-            raise SystemExit("not editable, since imports are changed: pip install . (the clone itself needs no install)")
+            raise SystemExit("not editable, since imports are changed: pip install . (a clone needs no install)")
         super().run()
         for name, text in (("__init__", START), ("__main__", MAIN)):
             (Path(self.build_lib) / PACKAGE / f"{name}.py").write_text(text, encoding="utf-8")

@@ -16,7 +16,6 @@ import inspect
 import json
 import os
 import platform
-import re
 import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,13 +74,9 @@ def fold_runs(run_dir):
 
 
 def fingerprint(model):
-    """Identify what a network computes by its layers and the source of its forward methods: twelve letters.
-
-    Decorators do not count: what they add (`tiles.or_tiled`) is another way to the same results.
-    """
+    """Identify what a network computes by its layers and the source of its forward methods: twelve letters."""
     ours = {type(part) for part in model.modules() if not type(part).forward.__module__.startswith("torch.")}
-    forwards = [re.sub(r"^ *@.*\n", "", inspect.getsource(kind.forward))
-                for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    forwards = [inspect.getsource(kind.forward) for kind in sorted(ours, key=lambda kind: kind.__name__)]
     return hashlib.sha256("".join([repr(model), *forwards]).encode()).hexdigest()[:12]
 
 

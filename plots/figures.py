@@ -13,7 +13,7 @@ from plots.features import (
     plot_waveforms,
     plot_windows,
 )
-from plots.metadata import plot_artist_shares, plot_splits, plot_years_and_plays
+from plots.metadata import effective_number, plot_artist_shares, plot_splits, plot_years_and_plays
 from plots.players import listen, player, upload_button
 from plots.predictions import plot_calibration, plot_course, plot_probabilities
 from plots.results import plot_cost, plot_differences, plot_forest, plot_pairs, plot_protocols, plot_recall
@@ -29,10 +29,10 @@ from plots.runs import (
 )
 
 __all__ = [
-    "listen", "player", "plot_artist_shares", "plot_calibration", "plot_confusion", "plot_cost", "plot_course",
-    "plot_diagram", "plot_differences", "plot_embedding", "plot_feature", "plot_features", "plot_forest",
-    "plot_genre_accuracy", "plot_grid", "plot_history", "plot_intervals", "plot_normalisation", "plot_pairs",
-    "plot_panels", "plot_probabilities", "plot_protocols", "plot_recall", "plot_relevance", "plot_roc",
-    "plot_roc_and_confusion", "plot_shapes", "plot_spectra", "plot_splits", "plot_values", "plot_waveform",
-    "plot_waveforms", "plot_windows", "plot_years_and_plays", "upload_button",
+    "effective_number", "listen", "player", "plot_artist_shares", "plot_calibration", "plot_confusion", "plot_cost",
+    "plot_course", "plot_diagram", "plot_differences", "plot_embedding", "plot_feature", "plot_features",
+    "plot_forest", "plot_genre_accuracy", "plot_grid", "plot_history", "plot_intervals", "plot_normalisation",
+    "plot_pairs", "plot_panels", "plot_probabilities", "plot_protocols", "plot_recall", "plot_relevance",
+    "plot_roc", "plot_roc_and_confusion", "plot_shapes", "plot_spectra", "plot_splits", "plot_values",
+    "plot_waveform", "plot_waveforms", "plot_windows", "plot_years_and_plays", "upload_button",
 ]

@@ -2,8 +2,27 @@
 
 import numpy as np
 
-from fma import SPLITS, artists_of, effective_number
+from fma import SPLITS, artists_of
 from plots.style import PLAIN, RUNS, genre_colours, new_figure, new_rows, no_axis_line, styled
+
+
+def effective_number(names):
+    """Effective number of names, 1 / Σ share² (Hill 1973, order 2).
+
+    As many equally frequent names have the same diversity; it is the reciprocal of the probability that two random
+    draws have the same name.
+
+    Examples
+    --------
+    >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
+    (4.0, 1.06)
+    >>> effective_number([])
+    0.0
+    """
+    import pandas as pd
+
+    counts = pd.Series(names).value_counts()
+    return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
 
 
 @styled

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from fma import audio_path
+from fma import audio_paths, load_tracks
 from learning.runs import load_history, load_probabilities, save_whole
 from plots.runs import plot_confusion, plot_history, plot_roc
 from study.result_files import seed_folders
@@ -105,11 +105,11 @@ def _clips(results, runs_dir, folder, data_dir, subset):
     """A test clip of each genre, with a player and what each network (its first seed) takes it for."""
     tests = [load_probabilities(seed_folders(result, runs_dir)[0]) for result in results]
     genres, labels, tracks = tests[0]["genres"].tolist(), tests[0]["labels"].tolist(), tests[0]["tracks"].tolist()
-    rows = []
+    rows, paths = [], audio_paths(data_dir, load_tracks(data_dir, subset), subset)
     for k, genre in enumerate(genres):
         if k in labels:
             track = tracks[labels.index(k)]
-            url = quote(Path(os.path.relpath(audio_path(data_dir, track, subset), folder)).as_posix())
+            url = quote(Path(os.path.relpath(paths[track], folder)).as_posix())
             heard = [genres[said["probabilities"][said["tracks"].tolist().index(track)].argmax()] for said in tests]
             rows.append([f'<audio controls preload="none" src="{url}"></audio>', f"<b>{escape(genre)}</b>",
                          *(escape(word) if word == genre else f'<span class="wrong">{escape(word)}</span>'

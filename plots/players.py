@@ -4,7 +4,7 @@ import io
 import os
 from pathlib import Path
 
-from fma import audio_path
+from fma import DataError, audio_path, audio_paths, load_tracks
 
 
 def player(y, sample_rate, data_dir, seconds=8):
@@ -40,9 +40,12 @@ def listen(data_dir, track_id, subset="small", seconds=8):
 
     from audio.transforms import Undecodable, read_audio
 
+    path = audio_path(data_dir, track_id, subset)
     try:
-        return player(*read_audio(audio_path(data_dir, track_id, subset), seconds), data_dir, seconds)
-    except Undecodable:
+        if not path.is_file():          # else the metadata, which takes longer, need not be read
+            path = audio_paths(data_dir, load_tracks(data_dir, subset), subset)[track_id]
+        return player(*read_audio(path, seconds), data_dir, seconds)
+    except (Undecodable, DataError, KeyError):
         return HTML(f"<em>There is no audio of track {track_id}.</em>")
 
 

@@ -1,7 +1,6 @@
 """Comparisons of trained experiments, for the notebooks."""
 
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +9,9 @@ import torch
 
 from cnn_models import layer_table
 from dataset import JointDataset
-from fma import DataError
 from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights
-from study.predictions import compare_columns, compare_predictions, correctness, load_predictions, prediction_table
+from study.predictions import compare_columns, compare_predictions, prediction_table
 from study.predictions import right_by_clip as right_by_clip  # for notebooks
 from study.rows import EXPERIMENTS
 from study.tables import p_word
@@ -209,30 +207,6 @@ def recorded_size(result):
     size = result["config"]["model"]["args"]
     return SimpleNamespace(shape=(size["n_bins"], size["n_frames"]), genres=list(result["test"]["genres"]),
                            device=torch.device("cpu"))
-
-
-def load_answers(results, results_dir="results"):
-    """The predictions of models for each test clip, where they were saved beside the result.
-
-    Parameters
-    ----------
-    results : list of dict
-        As `result_files.load_results` gives them.
-    results_dir : path-like
-
-    Returns
-    -------
-    dict of str to DataFrame
-        Experiment to its `predictions.prediction_table`; results without predictions are left out.
-    """
-    found = {}
-    for r in results:
-        path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
-        if path.is_file():
-            table = found[r["experiment"]] = load_predictions(path)
-            if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
-                raise DataError(f"{path} does not belong to the result beside it: run the experiment again")
-    return found
 
 
 def contrast(plus, minus):

@@ -64,6 +64,30 @@ def correctness(table):
     return said.eq(table["genre"], axis=0).mean(axis=1).to_numpy()
 
 
+def load_answers(results, results_dir="results"):
+    """The predictions of models for each test clip, where they were saved beside the result.
+
+    Parameters
+    ----------
+    results : list of dict
+        As `result_files.load_results` gives them.
+    results_dir : path-like
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Experiment to its `prediction_table`; results without predictions are left out.
+    """
+    found = {}
+    for r in results:
+        path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
+        if path.is_file():
+            table = found[r["experiment"]] = load_predictions(path)
+            if len(table) != r["test"]["clips"] or abs(correctness(table).mean() - r["test"]["accuracy"]) > 1e-4:
+                raise DataError(f"{path} does not belong to the result beside it: run the experiment again")
+    return found
+
+
 def right_by_clip(tables):
     """Share of each model's seeds that were right about each test clip.
 

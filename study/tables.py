@@ -1,17 +1,6 @@
-"""Results as Markdown tables, for notebooks, the terminal and the README.
-
-In the README a table is between two comments; the first names its content,
-
-    <!-- table fma_small mel128_* baseline_* -->
-    <!-- end -->
-
-and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
-of the study) there are ``study emotify`` (the study's own table of features and networks), ``ablations fma_small
-mel128_*`` (with one thing changed) and ``ladder fma_small mel128_square`` (splits that leak).
-"""
+"""Results as Markdown tables, for notebooks, the terminal and the pages."""
 
 import re
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +8,10 @@ import numpy as np
 from evaluation import format_accuracy, format_interval, largest_share
 from fma import DataError
 from learning.folds import leak_warning
-from learning.runs import save_whole
 from study.predictions import compare_predictions, load_predictions
-from study.result_files import load_results, read_result
+from study.result_files import read_result
 from study.rows import CNNS, EXPERIMENTS, TITLES
 
-KINDS = "study|table|ablations|ladder"
-MARKED = re.compile(rf"(<!-- ({KINDS}) (\S+)(?: ([^\n]+?))? -->\n)(?:(?!<!-- (?:{KINDS}) ).)*?(<!-- end -->)",
-                    re.DOTALL)
 STUDY_FEATURES = {"chroma_cqt": "Chroma CQT", "chroma_cens": "Chroma CENS", "chroma_stft": "Chroma STFT",
                   "mel_stft": "Mel STFT", "cqt": "CQT"}      # in the order of the study's table
 RUNGS = ("official", "official_augmented", "track", "chunk", "augmented")       # of study/leakage.py, least leaky first
@@ -251,52 +236,6 @@ def ladder_table(results):
     return (format_table(rows, ["split", "test chunks", "validation %", "test %", "95 % interval"]) +
             f"\n\nMeasured on {TITLES.get(name, name)}: {one['experiment']} on chunks of {frames} frames; {seeds} "
             f"seed{'' if seeds == '1' else 's'}, epoch chosen on validation, interval over artists.")
-
-
-def marked_tables(text, results_dir="results"):
-    """A text with every marked table updated from the results.
-
-    Parameters
-    ----------
-    text : str
-        With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; names may contain ``*``. ``table``
-        takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, ``ladder`` the
-        name of one experiment, and ``study`` none.
-    results_dir : path-like
-
-    Returns
-    -------
-    str
-    """
-    def write(match):
-        begin, kind, dataset, names, end = match.groups()
-        if kind == "study":
-            return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
-        if not names:
-            raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
-        if kind == "ladder":
-            return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
-        chosen = [r for r in load_results(Path(results_dir) / dataset)
-                  if any(fnmatch(r["experiment"], name) for name in names.split())
-                  and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
-        if not chosen:
-            raise DataError(f"{results_dir}/{dataset} has no result named {names}: correct the first line of the table")
-        table = ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
-        return f"{begin}\n{table}\n\n{end}"
-
-    return MARKED.sub(write, text)
-
-
-def write_marked_tables(path, results_dir="results"):
-    """Update the marked tables of a file."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} not found: name the file whose tables to update")
-    try:
-        text = marked_tables(path.read_text(encoding="utf-8"), results_dir).encode()
-    except UnicodeError as error:
-        raise DataError(f"{path}, or a result in it, is not UTF-8: convert it to UTF-8") from error
-    save_whole(path, lambda temporary: temporary.write_bytes(text))
 
 
 def plain_cell(value):

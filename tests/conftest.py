@@ -17,6 +17,7 @@ import demo as corpus
 import features
 import training
 from classifier.network import load_classifier
+from fma import audio_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("audio", "learning", "study", "plots", "classifier")
@@ -107,6 +108,24 @@ def write_cache(data_dir, name, stored, ids=None, status=None, **info):
     np.save(folder / f"{name}.npy", stored)
     (folder / f"{name}.json").write_text(json.dumps({"scale": 1.0, "offset": 0.0} | info))
     return folder
+
+
+@pytest.fixture
+def healthy(tmp_path, monkeypatch):
+    """Twelve tracks of two genres and six artists in FMA's layout, audio included, with nothing wrong."""
+    ids = [3, 10, 11, 12, 13, 14, 150, 151, 152, 153, 1154, 155_000]
+    write_tracks(tmp_path, ids, {
+        ("album", "id"): np.repeat(range(6), 2), ("artist", "id"): np.repeat(range(6), 2),
+        ("set", "split"): np.repeat(["training", "validation", "test"] * 2, 2), ("set", "subset"): ["small"],
+        ("track", "genre_top"): np.repeat(["Folk", "Rock"], 6), ("track", "title"): ['One, "two"\nthree', "Ünï"],
+    })  # fmt: skip
+    for i in ids:
+        path = audio_path(tmp_path, i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr("audio.audit.FEW_CLIPS", 2)        # which the genres of so small a collection have
+    monkeypatch.setattr("audio.audit.FEW_ARTISTS", 3)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -120,7 +120,8 @@ def read_dataset(folder):
 
 
 def read_tracks(folder):
-    from fma import audit, load_genres, load_tracks, sub_genres
+    from audio.audit import audit
+    from fma import load_genres, load_tracks, sub_genres
 
     tracks = load_tracks(folder / "tiny")
     audit(folder / "tiny")
@@ -171,9 +172,10 @@ def read_export(folder):
 
 
 def read_results(folder):
-    from study.comparisons import load_answers
+    from study.marked_tables import marked_tables
+    from study.predictions import load_answers
     from study.result_files import load_results
-    from study.tables import marked_tables, results_table
+    from study.tables import results_table
 
     results = load_results(folder / "results" / "fma_tiny")
     results_table(results, seconds=True)

@@ -31,7 +31,7 @@ import experiments
 import training
 from fma import DataError, run_command
 from learning import runs
-from study import result_files, tables
+from study import marked_tables, result_files, tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,7 +94,7 @@ def write_for_ever(folder):
         result["seeds"][0]["test"] = result["test"]["accuracy"] = float(k % 2)
         result["padding"] = "x" * 500_000                               # so that writing takes a while
         result_files.save_result(folder / "results" / "some" / "cqt_square.json", result, tests)
-        tables.write_marked_tables(folder / "README.md", folder / "results")
+        marked_tables.write_marked_tables(folder / "README.md", folder / "results")
 
 
 def test_results_and_tables_killed_while_they_are_written_are_whole(tmp_path):
@@ -102,7 +102,7 @@ def test_results_and_tables_killed_while_they_are_written_are_whole(tmp_path):
     rows = "".join(f"line {k}\n" for k in range(50_000))
     readme, rng = tmp_path / "README.md", random.Random(0)
     readme.write_text(f"<!-- table some * -->\n<!-- end -->\n{rows}")
-    tables.write_marked_tables(readme, tmp_path / "results")
+    marked_tables.write_marked_tables(readme, tmp_path / "results")
     for _ in range(12):
         process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path,))
         process.start()

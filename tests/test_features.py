@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import FAULTS, ROOT
+from conftest import FAULTS, ROOT, write_cache
 
 import features
+import fma
 from audio.cache import describe, find_present, load_index, write_row
 from audio.clips import clip_features
 from audio.transforms import FEATURES
@@ -315,11 +316,18 @@ def test_a_folder_that_cannot_be_written_is_named(small, tmp_path, capsys):
 
 
 def test_no_audio_says_what_to_run(small, tmp_path, capsys):
-    shutil.copytree(small / "fma_metadata", tmp_path / "bare" / "fma_metadata")
-    assert "download_data.sh" in fails(capsys, "--data-dir", tmp_path / "bare")
-    assert not (tmp_path / "bare" / "features").exists()
-    (tmp_path / "bare" / "fma_small").mkdir()       # there, and empty: every clip is missing
-    assert "no clip" in fails(capsys, "--data-dir", tmp_path / "bare", "--features", "mfcc", "--workers", 1)
+    bare = tmp_path / "bare"
+    shutil.copytree(small / "fma_metadata", bare / "fma_metadata")
+    said = fails(capsys, "--data-dir", bare)
+    assert ".mp3 not found): put it there, or say in the column track,file" in said and "download" not in said
+    assert not (bare / "features").exists()
+    write_cache(bare, "mine", np.zeros((2, 1, 1)))          # made elsewhere
+    assert "has mine, but no index.csv with track_id,status" in fails(capsys, "--data-dir", bare)
+    ids = fma.load_tracks(bare).index
+    write_cache(bare, "mine", np.zeros((len(ids), 1, 1)), ids)
+    assert f"train on what {bare}/features has, mine, or" in fails(capsys, "--data-dir", bare)
+    (bare / "fma_metadata" / "raw_tracks.csv").touch()      # FMA itself
+    assert fails(capsys, "--data-dir", bare).endswith(f"run ./download_data.sh small {bare}")
 
 
 @pytest.mark.parametrize("args", [["--features", "spectrogram"], ["--workers", "0"], ["--subset", "tiny"], ["cqt"]])

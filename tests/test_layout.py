@@ -12,6 +12,8 @@ from conftest import PACKAGES, ROOT
 
 # Rows of the study are data and import nothing, so the commands above study/ may name them.
 DATA = {"study.rows"}
+# python fma.py prints the audit, which reads audio: within the command alone, so that importing fma stays cheap.
+COMMAND = {("fma", "audio.audit"), ("fma", "audio.audit.audit"), ("fma", "audio.audit.audit_audio")}
 
 
 def listed():
@@ -49,7 +51,7 @@ def test_modules_import_from_above():
     place = {name: k for k, name in enumerate(listed())}
     upward = {(name, other) for name in place for other in imports(name)
               if place.get(other, -1) > place[name] and other not in DATA}
-    assert not upward
+    assert upward <= COMMAND
     assert not {other for name in DATA for other in imports(name)} & set(place)
 
 

@@ -15,6 +15,7 @@ import fma
 import predict
 import training
 from audio import transforms
+from audio.audit import durations
 from audio.clips import clip_features
 from classifier.network import load_classifier
 from dataset import FeatureDataset
@@ -188,18 +189,18 @@ def test_the_audit_counts_lengths_and_names_one_that_keeps_all(songs, capsys):
 @pytest.mark.parametrize("seconds", [1, 3, 9.5, 10, 27, 29.97, 30, 100])
 def test_what_the_audit_calls_ok_has_all_frames(seconds):
     enough = (transforms.count_frames(seconds) - 1) * 1024
-    assert fma.length_status(enough / 22050, seconds) == "ok"
-    assert fma.length_status((enough - 1) / 22050, seconds) == "padded"
-    assert fma.length_status(0.9 * seconds - 1e-4, seconds) == "short"
+    assert transforms.length_status(enough / 22050, seconds) == "ok"
+    assert transforms.length_status((enough - 1) / 22050, seconds) == "padded"
+    assert transforms.length_status(0.9 * seconds - 1e-4, seconds) == "short"
 
 
 @pytest.mark.parametrize("ending", ["mp3", "flac", "ogg", "wav"])
 def test_a_file_that_was_cut_off_is_as_long_as_what_is_left(songs, ending, capfd):
     path = audio_path(songs, 2)
     soundfile.write(path, noise(30, 44_100), 44_100, format=ending.upper())
-    assert fma.durations([path]) == pytest.approx([30], abs=0.05)
+    assert durations([path]) == pytest.approx([30], abs=0.05)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-    [found] = fma.durations([path])
+    [found] = durations([path])
     assert found == pytest.approx(0 if ending == "flac" else 10, abs=0.5)
     assert capfd.readouterr().err == ""             # what decoders remark on it is not ours
 
@@ -211,7 +212,7 @@ def test_files_that_are_no_audio_are_named(songs, capsys):
     soundfile.write(audio_path(songs, 6), noise(0.5), RATE, format="WAV")
     _, said = command(capsys, fma, "--data-dir", songs, "--seconds", 8)
     assert "2 files are unreadable, damaged or hold less than a second of audio: 3, 6" in said
-    assert fma.durations([audio_path(songs, 5), songs, songs / "nothing"]) == [0, 0, 0]
+    assert durations([audio_path(songs, 5), songs, songs / "nothing"]) == [0, 0, 0]
     assert "audio: 2 files of 8.8 to 10.0 s" in said
 
 

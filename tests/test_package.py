@@ -25,8 +25,8 @@ def installed(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     for name in ("install", "weights"):
         shutil.copytree(ROOT / name, source / name)
-    done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w",
-                           folder, source], capture_output=True, text=True)
+    pip = sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"
+    done = subprocess.run([*pip, "-w", folder, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     [wheel] = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")

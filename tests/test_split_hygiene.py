@@ -20,6 +20,7 @@ from synthetic import make_collection
 
 import fma
 import training
+from audio.audit import audit
 from audio.cache import load_index, open_feature
 from dataset import FeatureDataset
 from learning import inference
@@ -55,14 +56,14 @@ def test_whichever_artists_are_on_both_sides_are_named(tmp_path_factory, tracks)
     folder = collection(tmp_path_factory.mktemp("x"), splits, artists)
     sides = {artist: {s for s, other in tracks if other == artist} for artist in set(artists) - {None}}
     crossing = sorted(artist for artist, where in sides.items() if len(where) > 1)
-    said = [line for line in fma.audit(folder) if "artists are in more than one split" in line]
+    said = [line for line in audit(folder) if "artists are in more than one split" in line]
     named = [int(float(x)) for x in said[0].split(": artist ")[1].split(", ")] if said else []
     assert named == crossing
 
 
 def test_a_compilation_on_both_sides_is_reported_though_its_artists_are_apart(tmp_path):
     folder = collection(tmp_path, ["training", "test", "validation"], [1, 2, 3], [50, 50, 51])
-    problems = fma.audit(folder)
+    problems = audit(folder)
     assert any("1 albums are in more than one split: album 50" in line for line in problems)
     assert not any("artists are in" in line for line in problems)
 
@@ -77,7 +78,7 @@ def test_a_recording_on_both_sides_is_found_under_whichever_artist(tmp_path):
     folder = collection(tmp_path, ["training", "test", "training", "training", "test", "validation", "test"],
                         [1, 2, 3, 4, 5, 6, 7])
     write_audio(folder, {1: one, 2: one, 3: third, 4: third, 5: other, 6: near, 7: b""})
-    said = [line for line in fma.audit(folder) if "recording" in line]
+    said = [line for line in audit(folder) if "recording" in line]
     assert said == ["the same recording is in more than one split: tracks 1, 2"]   # 3 and 4 are both learned
 
 
@@ -170,7 +171,7 @@ def test_the_chunks_of_a_clip_answer_for_that_clip_alone():
 ])
 def test_another_count_than_fmas_own_is_said(tmp_path, name, counts, said):
     folder = collection(tmp_path / name, np.repeat(fma.SPLITS, counts).tolist(), range(sum(counts)))
-    found = [line for line in fma.audit(folder) if "FMA's small has (6400, 800, 800)" in line]
+    found = [line for line in audit(folder) if "FMA's small has (6400, 800, 800)" in line]
     assert bool(found) is said and all(str(counts) in line for line in found)
 
 
@@ -180,7 +181,7 @@ def test_the_real_collections_are_split_as_they_should_be(name):
         pytest.skip(f"{name.upper()}_DIR names no folder with the collection itself")
     tracks = fma.load_tracks(REAL[name])
     assert tuple((tracks["split"] == split).sum() for split in fma.SPLITS) == COUNTS[name]
-    problems = [line for line in fma.audit(REAL[name]) if "more than one split" in line or "FMA's small" in line]
+    problems = [line for line in audit(REAL[name]) if "more than one split" in line or "FMA's small" in line]
     assert problems == []
     features_dir = Path(REAL[name]) / "features"
     dataset = FeatureDataset(REAL[name], "mel128", hold=False)

@@ -9,7 +9,7 @@ import pytest
 from evaluation import summarise
 from fma import DataError
 from plots import results as rf
-from study import comparisons, result_files
+from study import comparisons, predictions, result_files
 from study.predictions import compare_predictions, prediction_table
 from study.rows import EXPERIMENTS
 
@@ -182,22 +182,22 @@ def stored(tmp_path):
 
 def test_results_without_predictions_are_left_out(stored):
     folder, rows = stored
-    answers = comparisons.load_answers(rows, folder)
+    answers = predictions.load_answers(rows, folder)
     assert list(answers) == ["cqt_frequency", "cqt_square", "mel_stft_square"]
-    assert comparisons.load_answers(rows, folder / "none") == {} and comparisons.right_by_clip({}).empty
+    assert predictions.load_answers(rows, folder / "none") == {} and comparisons.right_by_clip({}).empty
 
 
 def test_predictions_of_other_runs_are_called_out(stored):
     folder, rows = stored
     (folder / "fma_small" / "cqt_square.csv").write_bytes((folder / "fma_small" / "cqt_frequency.csv").read_bytes())
     with pytest.raises(DataError, match="cqt_square.csv does not belong to the result") as error:
-        comparisons.load_answers(rows, folder)
+        predictions.load_answers(rows, folder)
     assert "\n" not in str(error.value)
 
 
 def test_right_by_clip_lines_the_models_up(stored):
     folder, rows = stored
-    answers = comparisons.load_answers(rows, folder)
+    answers = predictions.load_answers(rows, folder)
     answers["cqt_square"] = answers["cqt_square"].iloc[::-1]        # in another order
     right = comparisons.right_by_clip(answers)
     assert right.index.names == ["track_id", "artist", "genre"] and len(right) == 120
@@ -210,7 +210,7 @@ def test_right_by_clip_lines_the_models_up(stored):
 
 def test_a_contrast_is_a_difference_of_means_and_a_pair_is_compared_as_ever(stored):
     folder, rows = stored
-    answers = comparisons.load_answers(rows, folder)
+    answers = predictions.load_answers(rows, folder)
     right = comparisons.right_by_clip(answers)
     pair = comparisons.contrast(["cqt_square"], ["mel_stft_square"])
     both = comparisons.contrast(["cqt_square", "cqt_frequency"], ["mel_stft_square"])

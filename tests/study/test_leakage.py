@@ -9,7 +9,7 @@ from synthetic import make_collection
 
 from dataset import FeatureDataset
 from fma import DataError, artists_of, load_tracks
-from study import leakage, tables
+from study import leakage, marked_tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,5 +132,5 @@ def test_the_ladder_is_trained_and_its_results_are_kept(tiny, tmp_path):
     assert table.endswith("Measured on tiny: cqt_square on chunks of 64 frames; 1 seed, epoch chosen on validation, "
                           "interval over artists.")
     text = "<!-- ladder tiny cqt_square -->\n<!-- end -->"
-    assert f"\n{table}\n" in tables.marked_tables(text, tmp_path / "results")
+    assert f"\n{table}\n" in marked_tables.marked_tables(text, tmp_path / "results")
     assert len(set(artists_of(load_tracks(tmp_path / "ladder" / "tiny_track")))) == 32

@@ -10,7 +10,7 @@ from synthetic import made_up
 import experiments
 from evaluation import format_accuracy
 from fma import DataError, run_command
-from study import result_files, tables
+from study import marked_tables, result_files, tables
 
 MARKED = ["README.md", "docs/results.md"]
 
@@ -29,7 +29,7 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("name", MARKED)
 def test_committed_tables_are_up_to_date(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert tables.marked_tables(text, ROOT / "results") == text, \
+    assert marked_tables.marked_tables(text, ROOT / "results") == text, \
         f"run: python experiments.py table --readme {name}"
 
 
@@ -40,7 +40,7 @@ def test_the_tables_of_both_data_sets_are_shown():
 
 
 def test_the_study_s_table_has_its_figures_beside_ours(results):
-    text = tables.marked_tables("<!-- study emotify -->\n<!-- end -->", results)
+    text = marked_tables.marked_tables("<!-- study emotify -->\n<!-- end -->", results)
     rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()
                                         if line.startswith("|"))}
     square = json.loads((results / "emotify" / "cqt_square.json").read_text(encoding="utf-8"))["test"]
@@ -70,7 +70,7 @@ def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
 ])
 def test_a_mark_without_results_is_one_line(results, text, message):
     with pytest.raises(DataError, match=message) as error:
-        tables.marked_tables(text, results)
+        marked_tables.marked_tables(text, results)
     assert "\n" not in str(error.value)
 
 
@@ -133,7 +133,7 @@ def test_a_test_set_of_one_genre_has_no_area_and_seeds_may_lack_their_seconds(tm
 def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
     (tmp_path / "README.md").write_bytes(before := "Müller <!-- table emotify * -->\n<!-- end -->".encode("latin-1"))
     with pytest.raises(DataError, match="README.md, or a result in it, is not UTF-8"):
-        tables.write_marked_tables(tmp_path / "README.md", results)
+        marked_tables.write_marked_tables(tmp_path / "README.md", results)
     assert (tmp_path / "README.md").read_bytes() == before
 
 
@@ -146,7 +146,7 @@ def ablated(tmp_path):
 
 
 def test_an_ablation_is_compared_with_the_row_that_it_changes(ablated):
-    text = tables.marked_tables("<!-- ablations some cqt_* -->\n<!-- end -->", ablated)
+    text = marked_tables.marked_tables("<!-- ablations some cqt_* -->\n<!-- end -->", ablated)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cqt")]
     assert [row[:2] for row in rows] == [["cqt_square", "linear"], ["cqt_square", "raw"]]   # no row to compare the last
     linear, raw = rows
@@ -157,7 +157,7 @@ def test_an_ablation_is_compared_with_the_row_that_it_changes(ablated):
 
 
 def test_rows_with_one_thing_changed_are_not_rows_of_the_study(ablated):
-    text = tables.marked_tables("<!-- table some cqt_* -->\n<!-- end -->", ablated)
+    text = marked_tables.marked_tables("<!-- table some cqt_* -->\n<!-- end -->", ablated)
     assert "| cqt_square " in text and "cqt_square_linear" not in text
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_is_one_line(ablated):
     for names, message in (("cqt_frequency*", "no ablation among the results"), ("cqt_square*", "cqt_square.csv not")):
         (ablated / "some" / "cqt_square.csv").unlink(missing_ok=True)
         with pytest.raises(DataError, match=message) as error:
-            tables.marked_tables(f"<!-- ablations some {names} -->\n<!-- end -->", ablated)
+            marked_tables.marked_tables(f"<!-- ablations some {names} -->\n<!-- end -->", ablated)
         assert "\n" not in str(error.value)
 
 
@@ -173,6 +173,6 @@ def test_a_table_ends_where_its_own_mark_is():
     """A study's table before another one must not take what lies between for its names."""
     text = ("<!-- study allmusic -->\nstale\n<!-- end -->\n\nprose\n\n<!-- table allmusic cqt_square -->\nstale\n"
             "<!-- end -->\n")
-    written = tables.marked_tables(text, ROOT / "results")
+    written = marked_tables.marked_tables(text, ROOT / "results")
     assert written.count("<!-- end -->") == 2 and "prose" in written and "stale" not in written
     assert written.index("Mel STFT") < written.index("prose") < written.index("| cqt_square")
