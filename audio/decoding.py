@@ -67,7 +67,7 @@ def _open(source):
         raise Undecodable(f"it cannot be opened ({error.strerror})") from error
 
 
-def without_av(paths):
+def what_to_install(paths):
     """What to install for some of these files, as text to append to a message; empty if nothing would help."""
     endings = {os.path.splitext(path)[1].lower() for path in paths} & (ENDINGS - NATIVE)
     if not endings or find_spec("av"):

@@ -8,8 +8,9 @@ import soundfile
 from hostile import encode, sound
 from synthetic import encode_with_av
 
+from audio.audit import durations
 from audio.clips import clip_features
-from audio.decoding import AVFile, Samples, Undecodable, open_audio
+from audio.decoding import AVFile, Samples, Undecodable, open_audio, what_to_install
 from audio.transforms import read_audio
 
 RATE = 44_100
@@ -40,6 +41,7 @@ def test_features_are_those_of_the_file_converted_to_wav(tmp_path, name, contain
     assert status == "ok"
     for feature, x in found.items():
         np.testing.assert_allclose(x, expected[feature], atol=TOLERANCE)
+    assert durations([tmp_path / name]) == pytest.approx([31], abs=0.5)
     middle, _ = read_audio(tmp_path / name, 10, "middle")
     np.testing.assert_allclose(middle, read_audio(tmp_path / "x.wav", 10, "middle")[0][: len(middle)], atol=1e-4)
 
@@ -49,6 +51,8 @@ def test_without_pyav_a_line_says_what_to_install(tmp_path, without_av):
         (tmp_path / name).write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(99))
         with pytest.raises(Undecodable, match=line):
             read(tmp_path / name)
+    assert what_to_install(["a.m4a", "b.mp3", "c.WMA"]) == "; m4a, wma: install PyAV (pip install av)"
+    assert what_to_install(["b.mp3", "c.wav"]) == ""
 
 
 @pytest.fixture(scope="module")
