@@ -131,7 +131,7 @@ class FeatureDataset:
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
         scale = f" ({self.scale})" if "power" in self.info else ""
         return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]}{scale}, {len(self.genres)} "
-                f"genres, {counts}" + (" - SYNTHETIC" if self.name == "demo" else ""))
+                f"genres, {counts}{remarks(self)}")
 
     def is_held(self):
         """Whether the values are where batches are wanted, not on a disk."""
@@ -299,6 +299,18 @@ class JointDataset:
         both = [part.normalise(m, s, per) for part, m, s in
                 zip(self.parts, mean or [None] * count, std or [None] * count, strict=True)]
         return [m for m, _ in both], [s for _, s in both]
+
+
+def leaking_artists(dataset, splits=("validation", "test")):
+    """Artists with clips both in training and in one of some other splits."""
+    others = np.concatenate([dataset.artists[dataset.rows[split]] for split in splits])
+    return np.intersect1d(dataset.artists[dataset.rows["training"]], others).tolist()
+
+
+def remarks(dataset):
+    """What is said behind the description of a dataset: a leak, and that it is no music."""
+    leaks = len(leaking_artists(dataset, ["test"]))
+    return f" - {leaks} ARTISTS IN TRAINING AND IN TEST" * bool(leaks) + " - SYNTHETIC" * (dataset.name == "demo")
 
 
 def open_dataset(data_dir, feature, *args, **kwargs):

@@ -5,8 +5,8 @@
     python experiments.py run cqt_square --folds --data-dir data/allmusic       # cross-validated by artist
     python experiments.py table --data-dir data/emotify
 
-`run` skips finished runs and resumes interrupted ones. Each experiment writes one JSON to ``results/<dataset>/``, from
-which all tables are made.
+`run` skips finished runs and resumes interrupted ones; it takes the settings that training.py takes. Each experiment
+writes one JSON to ``results/<dataset>/``, from which all tables are made; finished runs without one are rows as well.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
 from plots.page import save_page
 from study.marked_tables import write_marked_tables
 from study.result_files import count_seeds, load_results
-from study.rows import DEMO, EXPERIMENTS, QUICK, features_of
+from study.rows import DEMO, EXPERIMENTS, QUICK, features_of, find_row
 from study.runner import run_experiment
 from study.tables import format_table, results_table
 
@@ -35,13 +35,14 @@ def main(argv=None):
     run.add_argument("--folds", action="store_true", help="cross-validate by artist: with each seed a network for each "
                                                           "fold, and every clip is tested once")
     run.add_argument("--quick", action="store_true", help=f"a short schedule: {QUICK}")
-    run.add_argument("--epochs", type=int)
-    run.add_argument("--one-cycle", action="store_true", help="one cycle of the learning rate, for fewer epochs")
     run.add_argument("--page", action="store_true", help="save curves and confusion matrix of each, and a page of them")
     table = commands.add_parser("table", help="print the results of a data set")
     table.add_argument("--readme", metavar="FILE", help="instead, update the marked tables of a Markdown file")
-    run.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
-    run.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:
+        from training import add_settings, given_settings  # here: the other two do without torch
+
+        add_settings(run)
     for command in (run, table):
         command.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
         command.add_argument("--subset", default="small", choices=SUBSETS)
@@ -61,20 +62,21 @@ def main(argv=None):
         return
     data_dir = find_data(args.data_dir)
     if args.command == "table":
-        print(results_table(load_results(Path(results_dir) / dataset_name(data_dir, args.subset))))
+        name = dataset_name(data_dir, args.subset)
+        print(results_table(load_results(Path(results_dir) / name, Path(runs_dir) / name)))
         return
-    unknown = [name for name in args.names if name not in EXPERIMENTS]
+    unknown = [name for name in args.names if not find_row(name)]
     if unknown or args.repeats is not None and args.repeats < 1:
         raise DataError(f"no experiment is named {some(unknown)}: see python experiments.py list" if unknown
                         else "--repeats must be at least 1")
     results = []
     for name in args.names or DEMO:
         settings = QUICK | DEMO.get(name, {}) if quick else {}
-        settings |= {"epochs": args.epochs} if args.epochs is not None else {}
-        settings |= {"one_cycle": True} if args.one_cycle else {}
+        settings |= given_settings(args)
+        seed = settings.pop("seed", 0)                      # the first one
         path = Path(results_dir) / dataset_name(data_dir, args.subset) / f"{name}.json"
         repeats = count_seeds(path, args.repeats, args.folds)
-        results.append(run_experiment(name, data_dir, repeats, settings, results_dir, folds=args.folds,
+        results.append(run_experiment(name, data_dir, repeats, settings, results_dir, seed=seed, folds=args.folds,
                                       runs_dir=runs_dir, subset=args.subset, features_dir=args.features_dir,
                                       device=args.device))
     print("\n" + results_table(results, seconds=True))

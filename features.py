@@ -23,6 +23,7 @@ import numpy as np
 
 from audio.audit import no_audio, report
 from audio.cache import (
+    ARRAYS,
     PART,
     SEMITONES,
     InUse,
@@ -32,6 +33,7 @@ from audio.cache import (
     find_known,
     find_part,
     finish,
+    load_index,
     lock,
     make_plan,
     read_status,
@@ -131,7 +133,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     data_dir : path-like
     names : sequence of str
         Keys of `cache.ARRAYS`: the features, "statistics", and copies of features shifted in pitch, such as
-        "cqt_pitch+1", which are made of the training clips alone.
+        "cqt_pitch+1", which are made of the training clips alone. An array of one's own in the cache is used.
     subset : str
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
@@ -165,6 +167,12 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     tracks = load_tracks(data_dir, subset)
     ids, training = tracks.index.to_numpy(), (tracks["split"] == "training").to_numpy()
     features_dir = Path(features_dir or Path(data_dir) / "features")
+    if absent := [name for name in names if name not in ARRAYS and not (features_dir / f"{name}.npy").is_file()]:
+        raise DataError(f"{features_dir}/{absent[0]}.npy not found, and features.py cannot make it: write it, or "
+                        f"choose from {', '.join(FEATURES)}")
+    names = [name for name in names if name in ARRAYS]
+    if not names:
+        return load_index(features_dir)
     part = choose_part(features_dir, seconds, start)
     known, complete = find_known(features_dir, names, ids, part)
     if complete:

@@ -4,7 +4,8 @@
     torchrun --standalone --nproc_per_node 2 training.py cqt_square --data-dir data/emotify
 
 The names are those of experiments.py. A run is a folder, ``runs/<dataset>/<experiment>/seed<k>``: stopped
-at any moment, the same command continues after the last saved epoch and ends with the same weights.
+at any moment, the same command continues after the last saved epoch and ends with the same weights. A finished one is
+a row of ``python experiments.py table``.
 
 With torchrun the processes share each batch and average their gradients. On GPUs batch norm uses the clips of all, so
 N processes train as one does. On CPUs torch has no such batch norm: each process normalises its own share of a batch.
@@ -27,7 +28,7 @@ import torch.distributed as dist
 from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
-from dataset import JointDataset, open_dataset
+from dataset import JointDataset, leaking_artists, open_dataset
 from evaluation import bootstrap_interval, format_interval
 from fusion_models import Dense, Fusion
 from learning import runs
@@ -43,12 +44,12 @@ from learning.devices import (
     share_statistics,
     world,
 )
-from learning.folds import call_out_leaks, leaking_artists, take_fold
+from learning.folds import call_out_leaks, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
-from study.rows import EXPERIMENTS
+from study.rows import find_row
 
 SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -325,25 +326,36 @@ def true_or_false(text):
     return bool(("false", "true").index(text.lower()))      # a ValueError, of which argparse makes a message
 
 
+def add_settings(parser):
+    """Add what every command that trains has: the device, and an option for each of `Training`'s settings."""
+    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+    for f in fields(Training):
+        how = {"type": true_or_false, "nargs": "?", "const": True} if f.type is bool else {"type": f.type}
+        parser.add_argument(f"--{f.name.replace('_', '-')}", **how, metavar=f.type.__name__.upper(),
+                            help=f"default {f.default}, or the experiment's")
+
+
+def given_settings(args):
+    """The settings among parsed arguments that were given: dict for `run`."""
+    return {f.name: getattr(args, f.name) for f in fields(Training) if getattr(args, f.name) is not None}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Train one experiment with one seed; continues where it was stopped.")
-    parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT",
-                        help="a name from: python experiments.py list")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a name from: python experiments.py list")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--fold", type=int, metavar="K", help="test on fold K, validate on the next, learn the others "
                                                               "(default: the split of tracks.csv)")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
-    for f in fields(Training):
-        parser.add_argument(f"--{f.name.replace('_', '-')}", type=true_or_false if f.type is bool else f.type,
-                            metavar=f.type.__name__.upper(), help=f"default {f.default}, or the experiment's")
-    args = vars(parser.parse_args(argv))
-    settings = {f.name: args[f.name] for f in fields(Training) if args[f.name] is not None}
-    with process_group(choose_device(args["device"])):
-        run_dir, _ = run(args["experiment"], EXPERIMENTS[args["experiment"]], find_data(args["data_dir"]), settings,
-                         args["runs_dir"], args["subset"], args["features_dir"], args["device"], fold=args["fold"])
+    add_settings(parser)
+    args = parser.parse_args(argv)
+    if not find_row(args.experiment):
+        parser.error(f"no experiment is named {args.experiment}: see python experiments.py list")
+    with process_group(choose_device(args.device)):
+        run_dir, _ = run(args.experiment, find_row(args.experiment), find_data(args.data_dir), given_settings(args),
+                         args.runs_dir, args.subset, args.features_dir, args.device, fold=args.fold)
         if world()[0] == 0:
             print(report(run_dir))
 

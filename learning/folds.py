@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset import leaking_artists
 from fma import DataError, artists_of, load_tracks, some
 from learning.runs import save_whole
 
@@ -134,12 +135,6 @@ def take_fold(dataset, fold):
     dataset.use_split(names[folds])
     dataset.tracks = dataset.tracks.assign(fold=folds)
     return count
-
-
-def leaking_artists(dataset, splits=("validation", "test")):
-    """Artists with clips both in training and in one of some other splits."""
-    others = np.concatenate([dataset.artists[dataset.rows[split]] for split in splits])
-    return np.intersect1d(dataset.artists[dataset.rows["training"]], others).tolist()
 
 
 def call_out_leaks(dataset):

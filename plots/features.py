@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plots.style import DASHES, RUNS, genre_colours, new_figure, styled
+from plots.style import DASHES, RUNS, genre_colours, new_figure, shortened, styled
 
 
 def _draw_waveform(axes, y, sample_rate, colour):
@@ -35,7 +35,7 @@ def plot_waveforms(clips):
     for axes, (genre, (y, sample_rate)) in zip(np.atleast_1d(panels), clips.items(), strict=True):
         _draw_waveform(axes, y, sample_rate, genre_colours([genre])[genre])
         axes.set(xlim=(0, longest), ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
-        axes.set_ylabel(genre, rotation=0, ha="right", va="center", labelpad=4)
+        axes.set_ylabel(shortened([genre], 20)[0], rotation=0, ha="right", va="center", labelpad=4)
     axes.set_xlabel("time (s); amplitude from −1 to 1")
     return figure
 
@@ -65,7 +65,7 @@ def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
         for axes in column[len(names):]:
             axes.set_visible(False)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(shortened([title], 80)[0], fontsize=11)
     return figure
 
 
@@ -85,8 +85,8 @@ def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
     """
     figure, axes = new_figure(7.6, 3.4)
     n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
-    for k, (genre, values) in enumerate(spectra.items()):
-        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=genre)
+    for k, (short, (genre, values)) in enumerate(zip(shortened(spectra), spectra.items(), strict=True)):
+        axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=short)
     kind = _kind(feature)
     places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
     axes.set_xticks(places, names)
@@ -254,7 +254,7 @@ def plot_relevance(values, maps, feature, sample_rate=22050, hop_length=1024):
         bar.set_ticks([-most, 0, most], labels=["against", "0", "for"])
         bar.ax.set_ylim(-most if relevance.min() < 0 else 0, most)
         bar.outline.set_visible(False)
-        axes.set_title(title)
+        axes.set_title(shortened([title], 70)[0])
     for axes in panels[:-1]:
         axes.set_xlabel("")
     return figure

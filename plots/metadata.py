@@ -3,7 +3,7 @@
 import numpy as np
 
 from fma import SPLITS, artists_of
-from plots.style import PLAIN, RUNS, genre_colours, new_figure, new_rows, no_axis_line, styled
+from plots.style import PLAIN, RUNS, genre_colours, new_figure, new_rows, no_axis_line, shortened, styled
 
 
 def effective_number(names):
@@ -47,7 +47,7 @@ def plot_splits(tracks):
                 axes.barh(row, counts.get((genre, split), 0), left=left, height=0.66, color=colour, alpha=shade)
                 left += counts.get((genre, split), 0)
             axes.text(left, row, f" {left}", va="center", fontsize=9)
-        axes.set_yticks(range(len(genres)), genres if axes is panels[0] else [])
+        axes.set_yticks(range(len(genres)), shortened(genres) if axes is panels[0] else [])
         axes.set_xlabel(f"number of {what}")
         axes.margins(x=0.12)
         no_axis_line(axes, "y")
@@ -68,7 +68,8 @@ def plot_artist_shares(tracks):
     tracks = tracks.assign(key=artists_of(tracks))
     names = tracks.drop_duplicates("key").set_index("key").get("artist", {})
     genres = sorted(tracks["genre"].dropna().unique())
-    figure, axes, write = new_rows(genres, "share of the genre's tracks (%), a block for each artist", 7.6, 0.38)
+    figure, axes, write = new_rows(shortened(genres), "share of the genre's tracks (%), a block for each artist", 7.6,
+                                   0.38)
     axes.set_xlim(0, 100)
     for row, (genre, colour) in enumerate(genre_colours(genres).items()):
         keys = tracks.loc[tracks["genre"] == genre, "key"]
@@ -108,9 +109,9 @@ def plot_years_and_plays(tracks):
             low, middle, high = np.percentile(plays, [10, 50, 90]) + 1
             right.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
             right.plot(middle, row, "o", color=colour)
-    right.set_yticks(range(len(genres)), genres)
+    right.set_yticks(range(len(genres)), shortened(genres))
     most = 10 ** np.ceil(np.log10(tracks["listens"].max() + 2))
-    right.set(xscale="log", xlabel="plays + 1: median, bar: 80 % of the tracks", xlim=(0.8, most),
+    right.set(xscale="log", xlabel="plays + 1\n(median, bar: 80 % of the tracks)", xlim=(0.8, most),
               ylim=(-0.6, len(genres) - 0.4))
     no_axis_line(right, "y")
     return figure

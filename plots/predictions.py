@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, new_rows, styled
+from plots.style import FAINT, PLAIN, VALIDATION, genre_colours, new_figure, new_rows, shortened, styled
 
 
 @styled
@@ -16,11 +16,11 @@ def plot_probabilities(probabilities, title=None):
     title : str, optional
     """
     genres, colours = list(probabilities), genre_colours(probabilities)
-    figure, axes, _ = new_rows(genres, "probability (%)", 7.0, 0.3)
+    figure, axes, _ = new_rows(shortened(genres), "probability (%)", 7.0, 0.3)
     for place, genre in enumerate(genres):
         axes.barh(place, 100 * probabilities[genre], height=0.62, color=colours[genre])
         axes.text(100 * probabilities[genre] + 1, place, f"{100 * probabilities[genre]:.0f}", va="center", fontsize=9)
-    axes.set(xlim=(0, 100), title=title or "")
+    axes.set(xlim=(0, 100), title="" if title is None else shortened([title], 60)[0])
     return figure
 
 
@@ -43,12 +43,13 @@ def plot_course(course, seconds, marks=()):
     shares = 100 * np.array([list(part["probabilities"].values()) for part in course])
     tops = shares.cumsum(1)
     widths = np.diff([*starts, seconds])
-    for k, (genre, colour) in enumerate(genre_colours(genres).items()):
+    for k, (genre, colour) in enumerate(zip(shortened(genres), genre_colours(genres).values(), strict=True)):
         axes.bar(starts, shares[:, k], widths, bottom=tops[:, k] - shares[:, k], align="edge", color=colour,
                  edgecolor="white", linewidth=0.6, label=genre)
     for start, name in marks:
         axes.axvline(start, color=PLAIN, linewidth=1)
-        axes.text(start, 101, f" {name}", fontsize=8, va="bottom")
+        text = "\n ".join(shortened([line], 14)[0] for line in name.splitlines())
+        axes.text(start, 101, f" {text}", fontsize=8, va="bottom")
     axes.set(xlabel="time (s)", ylabel="probability (%)", xlim=(0, seconds), ylim=(0, 100))
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5))     # in the order of the bars

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from evaluation import format_interval, largest_share
-from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, styled
+from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, shortened, styled
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
@@ -157,7 +157,7 @@ def plot_recall(results):
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
                   color="white" if value > 65 else PLAIN, weight="normal" if row else "bold")
     axes.axhline(0.5, color="white", linewidth=4)       # separates the mean from the models
-    _cells(axes, shown, np.array(genres)[hardest], ["mean of all", *short_names(order).values()], vmax=100)
+    _cells(axes, shown, np.array(shortened(genres))[hardest], ["mean of all", *short_names(order).values()], vmax=100)
     return figure
 
 

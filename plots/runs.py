@@ -5,6 +5,8 @@ with ``figure.savefig("images/roc.png")``. pyplot is not involved, so figures do
 stay as they are.
 """
 
+import textwrap
+
 import numpy as np
 
 from evaluation import format_interval, genre_auc, macro_auc
@@ -15,9 +17,11 @@ from plots.style import (
     RUNS,
     TRAINING,
     VALIDATION,
+    beyond,
     genre_colours,
     new_figure,
     new_rows,
+    shortened,
     styled,
 )
 
@@ -82,7 +86,7 @@ def plot_roc(labels, probabilities, genres):
     genres : list of str, (classes,)
         A genre without clips is left out.
     """
-    figure, axes = new_figure(6.6, 4.6)
+    figure, axes = new_figure(6.6 + beyond(genres), 4.6)
     _draw_roc(axes, labels, probabilities, genres)
     return figure
 
@@ -91,10 +95,11 @@ def _draw_roc(axes, labels, probabilities, genres):
     areas = genre_auc(labels, probabilities)
     if len(genres) != len(areas):
         raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
-    _draw_curves(axes, labels, probabilities, {k: f"{areas[k]:.2f}  {genres[k]}" for k in np.argsort(-areas)}, genres,
+    short = shortened(genres)
+    _draw_curves(axes, labels, probabilities, {k: f"{areas[k]:.2f}  {short[k]}" for k in np.argsort(-areas)}, genres,
                  chance="0.50  chance")
     axes.set(xlabel="clips of other genres taken for it (%)", ylabel="clips of the genre found (%)",
-             xlim=(-1, 101), ylim=(-1, 101))
+             xlim=(-1, 101), ylim=(-1, 101), anchor="W")
     axes.legend(title=f"area under the curve\n(mean {macro_auc(labels, probabilities):.3f})",
                 loc="center left", bbox_to_anchor=(1.02, 0.5))
 
@@ -122,7 +127,8 @@ def plot_confusion(confusion, genres):
         Rows are true genres, columns predicted ones.
     genres : list of str, (classes,)
     """
-    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2), max(3.2, 0.52 * len(genres) + 1.4))
+    more = beyond(genres)
+    figure, axes = new_figure(max(4.0, 0.62 * len(genres) + 2.2) + more, max(3.2, 0.52 * len(genres) + 1.4) + more)
     _draw_confusion(axes, confusion, genres)
     return figure
 
@@ -138,12 +144,12 @@ def _draw_confusion(axes, confusion, genres):
         ink = "white" if percent[row, column] > 65 else PLAIN
         axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="bottom", color=ink)
         axes.text(column, row + 0.08, str(counts[row, column]), ha="center", va="top", color=ink, size=7.5)
-    axes.set_xticks(range(len(genres)), genres, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(genres)), [f"{g} ({n})" for g, n in zip(genres, sizes, strict=True)])
-    axes.set(xlabel="predicted", ylabel="true (number of predictions)")
+    short = shortened(genres)
+    axes.set_xticks(range(len(genres)), short, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(genres)), [f"{g} ({n})" for g, n in zip(short, sizes, strict=True)])
+    axes.set(xlabel="predicted\n(per cent of the true genre,\nnumber below)", ylabel="true (number of predictions)")
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.set_title("per cent of the true genre; number below", fontsize=9, loc="left")
 
 
 @styled
@@ -201,8 +207,8 @@ def plot_genre_accuracy(summary, chance=None):
     """
     rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
     colours = genre_colours(rows)
-    figure, axes, write = new_rows([f"{genre} ({row['clips']})" for genre, row in rows.items()],
-                                   "clips recognised (%), line: 95 % interval", 7.0, 0.4)
+    names = [f"{genre} ({row['clips']})" for genre, row in zip(shortened(rows), rows.values(), strict=True)]
+    figure, axes, write = new_rows(names, "clips recognised (%), line: 95 % interval", 7.0, 0.4)
     axes.set_xlim(0, 100)
     for place, (genre, row) in enumerate(rows.items()):
         axes.barh(place, 100 * row["accuracy"], height=0.62, color=colours[genre])
@@ -231,7 +237,7 @@ def plot_embedding(points, labels, genres):
     colours = np.array(list(genre_colours(genres).values()))
     size = np.clip(8000 / max(1, len(labels)), 3, 20)
     axes.scatter(*points[order].T, s=size, c=colours[labels[order]], linewidths=0)
-    for genre, colour in zip(genres, colours, strict=True):
+    for genre, colour in zip(shortened(genres), colours, strict=True):
         axes.scatter([], [], color=colour, label=genre)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(xticks=[], yticks=[])
@@ -255,13 +261,13 @@ def plot_panels(labels, scores, genres, kind="roc"):
     """
     from sklearn.metrics import confusion_matrix
 
-    columns = min(4, len(scores))
+    columns, short = min(4, len(scores)), shortened(genres)
     rows = -(-len(scores) // columns)
     figure, panels = new_figure(7.6, 1.75 * rows + 0.8, columns, rows)
     panels = np.atleast_1d(panels).ravel()
     for axes, (name, values) in zip(panels, scores.items(), strict=False):
         if kind == "roc":
-            _draw_curves(axes, labels, values, dict(enumerate(genres)), genres)
+            _draw_curves(axes, labels, values, dict(enumerate(short)), genres)
             axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
             title = f"{macro_auc(labels, values):.3f}"
         else:
@@ -276,11 +282,11 @@ def plot_panels(labels, scores, genres, kind="roc"):
     if kind == "roc":
         for k, axes in enumerate(panels):
             axes.tick_params(labelleft=k % columns == 0)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(genres)),
-                      handlelength=3)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center",
+                      ncols=min(4 if max(map(len, short)) < 15 else 2, len(genres)), handlelength=3)
         figure.supxlabel("clips of other genres taken for it (%)", fontsize=9)
         figure.supylabel("clips of the genre found (%)", fontsize=9)
     else:
-        figure.supxlabel("predicted, from left: " + ", ".join(genres), fontsize=9)
+        figure.supxlabel(textwrap.fill("predicted, from left: " + ", ".join(short), 100), fontsize=9)
         figure.supylabel("true, the same from above", fontsize=9)
     return figure

@@ -1,8 +1,12 @@
-"""One style for all figures: colours of genres and lines, axes, and figures that display themselves in notebooks."""
+"""One style for all figures: colours and names of genres, letters, axes; figures display themselves in notebooks."""
 
 import colorsys
+import contextlib
 import functools
 import io
+import sys
+import unicodedata
+import warnings
 import zlib
 
 # One colour for each of FMA's top-level genres, chosen to be distinguishable with normal, red-blind and green-blind
@@ -34,9 +38,110 @@ def styled(plot):
 
         with matplotlib.style.context(["default", STYLE]):
             figure = plot(*args, **kwargs)
-            figure.draw_without_rendering()  # ticks are created on drawing, in the current style
+            with quiet_glyphs():
+                figure.draw_without_rendering()  # ticks are created on drawing, in the current style
+                if choose_fonts(figure):
+                    figure.draw_without_rendering()
         return figure
     return drawn
+
+
+@contextlib.contextmanager
+def quiet_glyphs():
+    """No warning of Matplotlib's for each missing letter and drawing: `find_font` has said it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
+# ---------------------------------------------------------------- letters and names
+
+
+def choose_fonts(figure):
+    """Give texts with letters that the usual font lacks a second font that has them; whether there are such texts."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    usual, found = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap(), False
+    for text in figure.findobj(Text):
+        lacking = frozenset(letter for letter in text.get_text() if letter.isprintable() and ord(letter) not in usual)
+        if lacking and (name := find_font(lacking)):
+            text.set_fontfamily(["DejaVu Sans", name])
+            found = True
+    return found
+
+
+@functools.cache
+def find_font(letters):
+    """Name of an installed font with these letters; None if there is none, which is said once for each script."""
+    from matplotlib import font_manager
+
+    fonts = font_manager.fontManager
+    for path in set(font_manager.findSystemFonts()) - {font.fname for font in fonts.ttflist}:
+        with contextlib.suppress(RuntimeError, OSError):    # installed since Matplotlib made its list; or a damaged one
+            fonts.addfont(path)
+    wanted = {ord(letter) for letter in letters}
+    for font in sorted(fonts.ttflist, key=lambda font: (font.style != "normal", "Sans" not in font.name, font.name)):
+        if not font.name.startswith("Last Resort") and wanted <= font_manager.get_font(font.fname).get_charmap().keys():
+            return font.name
+    for letter in sorted(letters):
+        script = unicodedata.name(letter, "UNNAMED").replace("-", " ").split()[0]
+        missing_script("CJK" if script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL") else script.title())
+    return None
+
+
+@functools.cache
+def missing_script(script):
+    """Say which font to install."""
+    print(f"figures: no font here has the {script} letters, boxes stand for them: install Noto Sans {script} "
+          f"(apt install fonts-noto{'-cjk' * (script == 'CJK')}, or fonts.google.com/noto)", file=sys.stderr)
+
+
+def width(text):
+    """Columns of a text: a Chinese, Japanese or Korean letter takes two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def beyond(genres):
+    """Inches that the names of genres need beyond those that FMA's do."""
+    return 0.12 * max(0, *(width(name) - 13 for name in shortened(genres)))
+
+
+def shortened(names, most=24):
+    """Names of genres or files that fit beside an axis.
+
+    Parameters
+    ----------
+    names : iterable of str
+    most : int
+        Columns of a name. What is longer loses its middle, unless two names would become the same.
+
+    Returns
+    -------
+    list of str
+        In one line each, and without mathematics: a dollar sign is one.
+
+    Examples
+    --------
+    >>> shortened(["Rock", "Contemporary Singer-Songwriter and Folk Revival"], 20)
+    ['Rock', 'Contemporary…Revival']
+    """
+    def cut(text):
+        head = tail = ""
+        for letter in text:
+            if width(head + letter) > 0.6 * most:
+                break
+            head += letter
+        for letter in reversed(text):
+            if width(head + letter + tail) > most - 1:
+                break
+            tail = letter + tail
+        return f"{head.rpartition(' ')[0] or head}…{tail.partition(' ')[2] or tail}"        # whole words, if there are
+
+    names = [" ".join(str(name).split()) for name in names]
+    short = [name if width(name) <= most else cut(name) for name in names]
+    short = short if len(set(short)) == len(set(names)) else names
+    return [name.replace("$", r"\$") for name in short]
 
 
 def new_figure(width, height, columns=1, rows=1):
@@ -44,6 +149,10 @@ def new_figure(width, height, columns=1, rows=1):
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
+        def savefig(self, *args, **kwargs):
+            with quiet_glyphs():
+                super().savefig(*args, **kwargs)
+
         def _repr_png_(self):
             png = io.BytesIO()
             self.savefig(png, format="png")

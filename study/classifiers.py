@@ -22,8 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
+from dataset import leaking_artists
 from fma import SPLITS, progress_bar
-from learning.folds import leaking_artists, take_fold
+from learning.folds import take_fold
 from learning.runs import (
     commit,
     fold_runs,

@@ -2,11 +2,13 @@
 
 from audio.audit import audit
 from dataset import FeatureDataset, JointDataset
+from evaluation import largest_share
 from features import cpu_count, fill_cache
 from learning.runs import load_history, load_probabilities, versions
 from study.comparisons import (
     best_on_validation,
     blocks_against_plain,
+    choosing_on_test,
     compare_runs,
     contrast,
     contrasts,
@@ -21,6 +23,7 @@ from study.comparisons import (
     step_seconds,
     surest_mistakes,
     verdicts,
+    with_others,
 )
 from study.ensembles import ENSEMBLES, fit_weights
 from study.predictions import compare_predictions, load_answers, load_predictions
@@ -40,12 +43,30 @@ from training import build, choose_device
 
 __all__ = [
     "ENSEMBLES", "EXPERIMENTS", "FURTHER", "INGREDIENTS", "RECIPE", "STRONG", "STUDY", "TITLES", "FeatureDataset",
-    "JointDataset", "ablation_pairs", "ablations_table", "audit", "best_on_validation", "blocks_against_plain",
-    "build", "choose_device", "clips_needed", "compare_ablations", "compare_predictions", "compare_runs", "contrast",
-    "contrasts",
-    "cpu_count", "cqt_against_mel", "fill_cache", "fit_weights", "in_words", "ladder_table", "layers",
-    "load_answers", "load_history", "load_ladder", "load_predictions", "load_probabilities", "load_results",
-    "optimism", "read_result", "recorded_size", "recurrent_against_plain", "results_table", "right_by_clip",
-    "run_experiments", "save_table", "shuffled_accuracy", "step_seconds", "surest_mistakes",
-    "variance_table", "verdicts", "versions",
+    "JointDataset", "ablation_pairs", "ablations_table", "audit", "best_on_validation", "blocks_against_plain", "build",
+    "choose_device", "choosing_on_test", "clips_needed", "compare_ablations", "compare_predictions", "compare_runs",
+    "contrast", "contrasts", "cpu_count", "cqt_against_mel", "fill_cache", "fit_weights", "in_words", "introduce",
+    "ladder_table", "largest_share", "layers", "load_answers", "load_history", "load_ladder", "load_predictions",
+    "load_probabilities", "load_results", "optimism", "read_result", "recorded_size", "recurrent_against_plain",
+    "results_table", "right_by_clip", "run_experiments", "save_table", "shuffled_accuracy", "step_seconds",
+    "surest_mistakes", "variance_table", "verdicts", "versions", "with_others",
 ]
+
+
+def introduce(name, *shown, about):
+    """Print what a notebook's first cell says: the data, versions and device, and what its text is about.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    *shown
+        What describes it.
+    about : str
+        Names of the data sets that the text was written for; on another one, that is said.
+    """
+    print(*shown, sep="\n")
+    print(versions(), choose_device())
+    if name not in about.split():
+        print(f"The text is about {about.replace(' ', ' and ')}: what it says of genres, numbers and causes does not "
+              f"hold for {name}.\nFigures, tables and printed lines are of {name}, unless they name other data.")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from evaluation import compare, holm
 from fma import DataError
+from learning.runs import load_probabilities
 
 COLUMNS = ["artist", "genre"]
 
@@ -65,7 +66,7 @@ def correctness(table):
 
 
 def load_answers(results, results_dir="results"):
-    """The predictions of models for each test clip, where they were saved beside the result.
+    """The predictions of models for each test clip, where they were saved beside the result or are in its runs.
 
     Parameters
     ----------
@@ -80,6 +81,10 @@ def load_answers(results, results_dir="results"):
     """
     found = {}
     for r in results:
+        if r.get("runs"):
+            seeds = [seed["seed"] for seed in r["seeds"]]
+            found[r["experiment"]] = prediction_table(list(map(load_probabilities, r["runs"])), seeds)
+            continue
         path = Path(results_dir) / r["dataset"] / f"{r['experiment']}.csv"
         if path.is_file():
             table = found[r["experiment"]] = load_predictions(path)

@@ -9,6 +9,7 @@ from evaluation import summarise
 from fma import SPLITS, DataError
 from learning.runs import (
     fold_runs,
+    is_finished,
     known_artists,
     load_config,
     load_history,
@@ -18,7 +19,7 @@ from learning.runs import (
     selected,
 )
 from study.predictions import prediction_table
-from study.rows import EXPERIMENTS
+from study.rows import EXPERIMENTS, find_row
 
 
 def read_result(path):
@@ -109,21 +110,67 @@ def save_result(path, result, tests):
     save_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def load_results(folder):
-    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles."""
+def load_results(folder, runs_folder=None):
+    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles.
+
+    With a folder ``runs/<dataset>`` also its finished runs of other experiments, see `load_runs`.
+    """
     first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
-    paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *last]
+    mine = sorted(path for path in Path(folder).glob("*.json") if path.stem not in EXPERIMENTS and find_row(path.stem))
+    paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *mine, *last]
     results = [result for result in map(read_result, paths) if result]
+    results += load_runs(runs_folder, {result["experiment"] for result in results}) if runs_folder else []
     if not results:
         raise DataError(f"no results in {folder}: python experiments.py run NAMES")
     return results
 
 
-def count_parameters(name, args):
-    """Trainable parameters of a network."""
-    from training import MODELS
+def load_runs(folder, but=()):
+    """Results of the finished runs in a folder ``runs/<dataset>``, such as training.py leaves.
 
-    return sum(p.numel() for p in MODELS[name](**args).parameters() if p.requires_grad)
+    Parameters
+    ----------
+    folder : path-like
+    but : collection of str
+        Experiments to leave out.
+
+    Returns
+    -------
+    results : list of dict
+        As `summarise_runs` gives them, with the folders in ``runs``. Seeds of the same settings are one result, and so
+        are folds once all are there; a single fold, and settings that differ, are named behind the experiment.
+    """
+    groups = {}
+    for path in sorted(Path(folder).glob("*/seed*")):
+        parts = fold_runs(path)
+        whole = all(map(_is_trained, parts or [path]))
+        for run in () if path.parent.name in but else [path] if whole else filter(_is_trained, parts):
+            config = load_config((fold_runs(run) or [run])[0])
+            settings = {key: x for key, x in config["training"].items() if key not in ("seed", "precision", "graph")}
+            what = path.parent.name + (f", {run.name.replace('fold', 'fold ')}" if run.name.startswith("fold") else
+                                       ", folds" if parts else "")
+            groups.setdefault(what, {}).setdefault(json.dumps(settings), []).append(run)
+    found = []
+    for what, by_settings in groups.items():
+        every = [json.loads(settings).items() for settings in by_settings]
+        same = [item for item in every[0] if all(item in other for other in every)]
+        for settings, runs in zip(every, by_settings.values(), strict=True):
+            differs = "".join(f", {key} {x}" for key, x in settings if (key, x) not in same)
+            name = what if (plain := what.removesuffix(", folds")) in groups else plain
+            found.append(summarise_runs(name + differs, runs) | {"runs": list(map(str, runs))})
+    return found
+
+
+def _is_trained(run):
+    """Whether a run is finished and a network's: classifiers have no history."""
+    return is_finished(run) and (run / "history.jsonl").is_file()
+
+
+def count_parameters(config):
+    """Trainable parameters of a run's network."""
+    from training import build
+
+    return sum(p.numel() for p in build(config).parameters() if p.requires_grad)
 
 
 def accuracy_of(said):
@@ -181,9 +228,9 @@ def summarise_runs(name, runs):
     data = [each["data"] for each in configs if each.get("data")]       # older runs did not record it
     if any(each != data[0] for each in data):
         raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
-    seeds, model = [seed_line(run, _network_outcome) for run in runs], configs[0]["model"]
+    seeds = [seed_line(run, _network_outcome) for run in runs]
     commits = sorted({each["commit"] for each in configs if each.get("commit")})
-    return make_result(name, configs[0], seeds, tests, parameters=count_parameters(model["class"], model["args"]),
+    return make_result(name, configs[0], seeds, tests, parameters=count_parameters(configs[0]),
                        data=data[0] if data else None, commit=", ".join(commits) or None, **over_folds(seeds, configs))
 
 

@@ -112,6 +112,21 @@ for name, changes in ABLATED.items():
     EXPERIMENTS |= {f"{name}_{change}": with_change(name, change) for change in changes}
 
 
+def find_row(name):
+    """The row of an experiment; None if there is none.
+
+    Every network is also there for a feature of one's own: ``flux_square`` is SquareCNN on ``flux``. What follows a
+    comma says which of its runs (`result_files.load_runs`).
+    """
+    name = name.split(",")[0]
+    bases = [base for base in EXPERIMENTS if base.startswith(("mel128_", STRONG)) and base != f"{STRONG}_cqt"]
+    for base in sorted(bases, key=len, reverse=True) if name not in EXPERIMENTS else ():
+        feature = name.removesuffix(f"_{base.removeprefix('mel128_')}")
+        if feature not in ("", name):
+            return EXPERIMENTS[base] | {"feature": feature, "reported": None}
+    return EXPERIMENTS.get(name)
+
+
 def features_of(row):
     """Names of the features that a row reads."""
     return (row["feature"],) if isinstance(row["feature"], str) else row["feature"]

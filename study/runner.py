@@ -7,7 +7,7 @@ from fma import DataError, dataset_name, progress_bar, some
 from learning.folds import take_fold
 from learning.runs import load_probabilities
 from study.result_files import other_protocol, read_result, save_result, seed_folders, summarise_runs
-from study.rows import EXPERIMENTS
+from study.rows import find_row
 
 
 def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, folds=False,
@@ -17,7 +17,7 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     Parameters
     ----------
     name : str
-        A key of `EXPERIMENTS`.
+        One that `rows.find_row` knows.
     data_dir : path-like
     repeats : int
         Number of seeds.
@@ -39,7 +39,7 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     """
     folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
     path, seeds = folder / f"{name}.json", range(seed, seed + repeats)
-    lost = would_be_lost(path, EXPERIMENTS[name], settings or {}, seeds, folds)
+    lost = would_be_lost(path, find_row(name), settings or {}, seeds, folds)
     if lost:
         raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
     runs = train_seeds(name, data_dir, settings or {}, seeds, folds, progress=progress, **where)
@@ -58,7 +58,7 @@ def train_seeds(name, data_dir, settings, seeds, folds=False, **where):
     """
     from training import open_row, run
 
-    row = EXPERIMENTS[name]
+    row = find_row(name)
     opened = open_row(row, data_dir, **{key: where.get(key) for key in ("subset", "features_dir", "device")})
     count, found = take_fold(opened, 0) if folds else 1, []
     for seed in seeds:
@@ -103,7 +103,7 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     Parameters
     ----------
     names : sequence of str
-        Keys of `EXPERIMENTS`.
+        Such that `rows.find_row` knows.
     data_dir : path-like
     epochs : int
         Passes over the training clips.
@@ -133,7 +133,7 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
         by_fold = bool(there and there.get("folds")) if folds is None else folds
-        lost = would_be_lost(path, EXPERIMENTS[name], settings, range(seed, seed + count), by_fold)
+        lost = would_be_lost(path, find_row(name), settings, range(seed, seed + count), by_fold)
         if lost:
             print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from audio.cache import USABLE
-from dataset import FeatureDataset
+from dataset import FeatureDataset, remarks
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
 LEVELS = ("feature", "statistics", "number")    # levels of the columns of FMA's features.csv
@@ -176,7 +176,7 @@ class Statistics:
     def __repr__(self):
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
         return (f"{self.name}: {len(self.columns)} statistics, {len(self.genres)} genres, {counts}, "
-                f"{self.left_out} left out" + (" - SYNTHETIC" if self.name == "demo" else ""))
+                f"{self.left_out} left out{remarks(self)}")
 
     def part(self, split):
         """Values (clips, columns) and labels (clips,) of a split."""

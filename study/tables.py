@@ -47,6 +47,8 @@ def results_table(results, seconds=False):
         notes.append(f"Genres differ in size: chance is {100 * share:.1f} %, the largest one's share of the clips, and "
                      f"{100 / classes:.1f} % of balanced accuracy (mean recall over genres).")
     columns, rows = _beside(columns, rows, more)
+    if there := [r["experiment"] for r in results if r.get("runs")]:
+        notes.append(f"Read from finished runs: {'; '.join(there)}.")
     if results[0]["dataset"].startswith("fma_"):        # also show the original's protocol, which chooses on test
         best = [[s["test_max"] for s in r["seeds"]] for r in results]
         best = [None if None in values else mean_and_sd(values) for values in best]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import copy_code
@@ -29,11 +30,12 @@ colab = types.ModuleType("google.colab")
 colab.drive = types.SimpleNamespace(mount=mount)
 sys.modules |= {"google": types.ModuleType("google"), "google.colab": colab}
 for _ in range(2):                              # a second run of both cells does no harm
-    notebook = {"data_dir": sys.argv[2]}
+    notebook = {"data_dir": sys.argv[2], "runs_dir": None, "results_dir": "results", "epochs": 30}
     exec(sys.argv[1], notebook)
 exec(sys.argv[1], notebook)                     # nor does one of the setup cell alone
 import fma
-print(json.dumps([os.getcwd(), fma.__file__, str(fma.find_data(notebook["data_dir"])), mounted]))
+print(json.dumps([os.getcwd(), fma.__file__, str(fma.find_data(notebook["data_dir"])), notebook["runs_dir"],
+                  notebook["results_dir"], mounted]))
 """
 
 
@@ -82,7 +84,9 @@ def test_a_notebook_alone_fetches_the_modules_and_keeps_torch(tmp_path, internet
         done = run_python(content, KERNEL, setup_cell("someone/study"), data_dir, **internet)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == [
-            str(content / "study"), str(content / "study" / "fma.py"), str(data), [str(content / "drive")] * 3]
+            str(content / "study"), str(content / "study" / "fma.py"), str(data), str(data / "runs" / "30_epochs"),
+            str(data / "results"), [str(content / "drive")] * 3]
+        assert f"On Google Drive: data_dir {data}, runs_dir {data}/runs/30_epochs, results_dir" in done.stdout
     offered = json.loads((tmp_path / "report.json").read_text())["install"]
     assert [item["metadata"]["name"] for item in offered] == ["tqdm"], "torch would be replaced"
 
@@ -98,6 +102,20 @@ def test_where_nothing_can_be_fetched_one_line_says_what_to_do(tmp_path, reposit
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "notebooks"], ids=lambda p: p.name)
 def test_in_a_clone_nothing_is_fetched(folder):
-    said = "import fma; print(fma.__file__, data_dir, os.getcwd())"
-    done = run_python(folder, f"data_dir = 'data'\n{setup_cell('')}\n{said}")
-    assert done.stdout.split() == [str(ROOT / "fma.py"), "data", str(ROOT)], done.stderr
+    said = "import fma; print(fma.__file__, data_dir, runs_dir, os.getcwd())"
+    done = run_python(folder, f"data_dir, runs_dir = 'data', None\n{setup_cell('')}\n{said}")
+    assert done.stdout.split() == [str(ROOT / "fma.py"), "data", "None", str(ROOT)], done.stderr
+
+
+def test_runs_and_results_that_were_given_a_folder_stay_there(monkeypatch, tmp_path):
+    drive = SimpleNamespace(mount=lambda folder: None)
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    monkeypatch.setitem(sys.modules, "google", SimpleNamespace(colab=sys.modules["google.colab"]))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "notebooks")])
+    import colab
+
+    for runs_dir, data_dir in (("mine", "drive/MyDrive/music"), ("runs", "data/demo")):
+        notebook = {"data_dir": data_dir, "runs_dir": runs_dir, "results_dir": "other"}
+        colab.prepare(notebook)
+        assert (notebook["runs_dir"], notebook["results_dir"]) == (runs_dir, "other")

@@ -2,11 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from synthetic import make_collection
 
 import experiments
 import training
@@ -15,7 +15,7 @@ from experiments import load_results, results_table
 from fma import DataError, run_command
 from learning import runs
 from study import result_files, rows, runner
-from study.predictions import load_predictions
+from study.predictions import correctness, load_answers, load_predictions
 from study.rows import EXPERIMENTS
 from study.runner import run_experiment
 
@@ -33,12 +33,6 @@ BINS |= {name: given["bins"] for name, given in VARIANTS.items()}
 FAST = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "precision": "float32"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny", features=(("chroma_cqt", 12),))
 
 
 @pytest.fixture(scope="module")
@@ -271,11 +265,33 @@ def test_run_then_table(tiny, tmp_path, capsys):
     assert cells(table) == [{k: v for k, v in row.items() if k != "seconds"} for row in cells(ran)]
 
 
+def test_finished_trainings_are_rows_of_the_table_and_of_the_notebooks(tiny, tmp_path, capsys, monkeypatch):
+    data = shutil.copytree(tiny, tmp_path / "tiny")
+    name, where = "own_square", ["--data-dir", str(data), "--runs-dir", str(tmp_path / "runs")]
+    for ending in ("npy", "json"):
+        shutil.copy(data / "features" / f"chroma_cqt.{ending}", data / "features" / f"own.{ending}")
+    for more in ([], ["--seed", "1"], ["--fold", "2"], ["--seed", "2", "--lr", "0.01"]):
+        training.main([name, *where, "--epochs", "1", "--one-cycle", *more])
+    status, table, _ = command(capsys, "table", *where, "--results-dir", tmp_path / "results")
+    names = [f"{name}, lr 0.001", f"{name}, lr 0.01", f"{name}, fold 2"]
+    assert status == 0 and [row["experiment"] for row in cells(table)] == names
+    assert "1 to 2 seeds" in table and f"Read from finished runs: {'; '.join(names)}." in table
+    found = load_results(tmp_path / "results" / "tiny", tmp_path / "runs" / "tiny")
+    answers = load_answers(found, tmp_path / "results")
+    assert [len(answers[name].columns) for name in names] == [4, 3, 3]         # artist, genre and the seeds
+    assert [r["test"]["accuracy"] for r in found] == pytest.approx([correctness(answers[n]).mean() for n in names])
+    monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("trained again"))
+    status, ran, _ = command(capsys, "run", name, *where, "--results-dir", tmp_path / "results", "--epochs", 1,
+                             "--one-cycle", "--repeats", 2)
+    assert status == 0 and len(cells(ran)) == 1
+    assert [r["experiment"] for r in load_results(tmp_path / "results" / "tiny")] == [name]
+
+
 @pytest.mark.parametrize("argv, words", [
     (("run", "cqt_sqaure"), "no experiment is named cqt_sqaure: see python experiments.py list"),
     (("run", "chroma_cqt_square", "--repeats", 0), "--repeats must be at least 1"),
     (("run", "chroma_cqt_square", "--epochs", 0), "epochs must be above 0"),
-    (("run", "cqt_square"), "cqt.npy not found: run features.py --features cqt"),
+    (("run", "mfcc_square"), "mfcc.npy not found: run features.py --features mfcc"),
     (("table",), "python experiments.py run"),
 ])
 def test_what_is_wrong_is_one_line_and_status_2(tiny, tmp_path, capsys, argv, words):

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import training
+from dataset import FeatureDataset
 from fma import DataError
 from learning import runs
 from training import Training
@@ -203,6 +204,8 @@ def test_artists_on_both_sides_are_called_out(tiny, tmp_path, capsys):
         training.run("short", {"feature": "chroma_cqt", "model": "SquareCNN"}, folder, SHORT | {"epochs": 1},
                      tmp_path / "runs", device="cpu")
         assert ("warning: 1 artists" in capsys.readouterr().err) is warned
+        said = repr(FeatureDataset(folder, "chroma_cqt"))           # what notebooks print first
+        assert ("1 ARTISTS IN TRAINING AND IN TEST" in said) is warned
 
 
 @pytest.mark.parametrize("row, message", [

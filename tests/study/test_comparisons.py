@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic import make_collection
 
 import evaluation
 from cnn_models import SquareCNN
@@ -15,12 +14,6 @@ from study import comparisons, runner
 
 NAMES = ["chroma_cqt_square", "chroma_cqt_temporal", "chroma_cqt_frequency"]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny", features=(("chroma_cqt", 12),))
 
 
 @pytest.fixture(scope="module")

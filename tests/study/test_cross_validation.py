@@ -27,11 +27,6 @@ NAME = "chroma_cqt_square"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("data") / "tiny", features=(("chroma_cqt", 12),))
-
-
 def cross_validate(data, folder, repeats=1, name=NAME, **settings):
     return run_experiment(name, data, repeats, FAST | settings, folder / "results", progress=False, folds=True,
                           runs_dir=folder / "runs", device="cpu")
