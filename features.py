@@ -4,6 +4,7 @@
     python features.py --data-dir data/songs --seconds 10 --from middle     # ten seconds of each, 213 frames
     python features.py --device cuda                            # processes decode, a GPU computes: equal up to rounding
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
+    python features.py --data-dir data/demo --features musicnn  # a pretrained network's: audio/embeddings.py
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
 Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
@@ -40,6 +41,7 @@ from audio.cache import (
 )
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
+from audio.embeddings import EMBEDDINGS, embed_stream
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
@@ -97,8 +99,10 @@ def _results_on(device, rows, workers, setup):
 
     open_worker(*setup)
     infos = setup[-1]
-    decoded = _results(rows, workers, setup, decode_row)
-    for key, found in extract_stream(decoded, device, infos, seconds=next(iter(infos.values()))["seconds"]):
+    decoded, (name, info) = _results(rows, workers, setup, decode_row), next(iter(infos.items()))
+    stream = (embed_stream(decoded, device, name) if name in EMBEDDINGS else
+              extract_stream(decoded, device, infos, seconds=info["seconds"]))
+    for key, found in stream:
         row, status = key if isinstance(key, tuple) else (key, found)       # its process died
         if not isinstance(found, str):
             write_values(row, found)
@@ -132,7 +136,7 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     ----------
     data_dir : path-like
     names : sequence of str
-        Keys of `cache.ARRAYS`: the features, "statistics", and copies of features shifted in pitch, such as
+        Keys of `cache.ARRAYS`: the features, "statistics", embeddings, and copies of features shifted in pitch, such as
         "cqt_pitch+1", which are made of the training clips alone. An array of one's own in the cache is used.
     subset : str
     features_dir : path-like, optional
@@ -162,8 +166,10 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     DataError
         If there is no audio, the cache is of other tracks or parameters, in use, or the disk is full.
     """
-    if device is not None and (others := [name for name in names if name not in STUDY_FEATURES]):
-        raise DataError(f"{', '.join(others)}: not made on a GPU, run a second time without --device for these")
+    others = [name for name in names if name not in STUDY_FEATURES]
+    if device is not None and others and not (len(names) == 1 and others[0] in EMBEDDINGS):
+        raise DataError(f"{', '.join(others)}: not made on a GPU beside others, run a second time for embeddings, one "
+                        "at a time, and without --device for the rest")
     tracks = load_tracks(data_dir, subset)
     ids, training = tracks.index.to_numpy(), (tracks["split"] == "training").to_numpy()
     features_dir = Path(features_dir or Path(data_dir) / "features")
@@ -258,8 +264,8 @@ def _start(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME",
-                        help=f"which of {', '.join(FEATURES)} (default: the study's six, up to mfcc)")
+    parser.add_argument("--features", nargs="+", choices=(*FEATURES, *EMBEDDINGS), metavar="NAME",
+                        help=f"which of {', '.join((*FEATURES, *EMBEDDINGS))} (default: the study's six, up to mfcc)")
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="length of a clip; one that is up to a tenth shorter is padded with its own repetition "
                              "(default: 30, or what the cache was made with)")
@@ -277,7 +283,7 @@ def main(argv=None):
                                                     "a clip that crashes its decoder would end")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
                         help="what computes the features: cuda is a GPU, which processes then decode for; the "
-                             "study's six only (default: %(default)s)")
+                             "study's six only, or one embedding (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="TCP://HOST:PORT",
                         help="a Dask scheduler whose workers compute them, on machines that see the data folder: "
                              "docs/scale.md says how")
@@ -293,8 +299,9 @@ def main(argv=None):
         parser.error("--wait-for-workers must be at least 0")
     if len(set(args.pitch_shift)) < len(args.pitch_shift):
         parser.error("--pitch-shift names a shift twice")
-    if args.pitch_shift and args.statistics and not args.features:
-        parser.error("--pitch-shift makes copies of features, not of statistics: name the features with --features")
+    if args.pitch_shift and (args.statistics and not args.features or set(args.features or ()) & set(EMBEDDINGS)):
+        parser.error("--pitch-shift makes copies of features, not of statistics or embeddings: name the features with "
+                     "--features")
     if "" in (args.scheduler, args.shard):          # of a variable that was not set
         parser.error("--scheduler and --shard need a value: tcp://host:8786, 2/16")
     if args.scheduler and (args.shard or args.device != "cpu" or args.workers):
@@ -307,7 +314,7 @@ def main(argv=None):
         device = open_gpu()
     data_dir, start = find_data(args.data_dir), time.perf_counter()
     wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
-    names = [name for name in FEATURES if name in wanted]
+    names = [name for name in (*FEATURES, *EMBEDDINGS) if name in wanted]
     copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
     names += ["statistics"] * args.statistics + copies
     features_dir = Path(args.features_dir or data_dir / "features")

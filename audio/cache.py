@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.embeddings import EMBEDDINGS, describe_encoder, libraries
 from audio.statistics import STATISTICS
 from audio.transforms import CLIP_SECONDS, FEATURES, count_frames
 from fma import DataError, some
@@ -34,7 +35,7 @@ def copy_name(feature, semitones):
 
 
 # All that a cache can hold. Copies are in the feature's own units, so that they train as it does.
-ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
+ARRAYS = {**FEATURES, "statistics": STATISTICS, **EMBEDDINGS} | {
     copy_name(name, semitones): {**given, "feature": name, "pitch_shift": semitones,
                                  "pitch_shifter": "librosa.effects.pitch_shift at the file's sample rate, level kept",
                                  "zeros": "rows of validation and test, and of clips that are not ok"}
@@ -43,7 +44,7 @@ ARRAYS = {**FEATURES, "statistics": STATISTICS} | {
 
 
 def kept_frames(name, part=PART):
-    """Frames of each clip in an array: of mel128 and statistics always as many."""
+    """Frames of each clip in an array: of mel128, statistics and embeddings always as many."""
     return ARRAYS[name].get("frames_kept", count_frames(part["seconds"]))
 
 
@@ -53,23 +54,26 @@ def describe(name, n_tracks, device=None, part=PART):
     Values that audio/gpu.py computes on a `device` are those of audio/transforms.py up to rounding: said, too, so that
     a run does not begin on one and end on the other. A finished cache is as good as another.
     """
-    libraries = ("librosa", "numpy", "scipy", "soundfile", "soxr", *["torch"] * (device is not None))
-    given = {k: v for k, v in ARRAYS[name].items() if k not in ("bins", "axis", "frames_kept")}
+    used = {"librosa", "numpy", "scipy", "soundfile", "soxr"} | ({"torch"} if device is not None else set())
+    array, module = ARRAYS[name], "gpu"
+    if name in EMBEDDINGS:
+        array, used, module = array | describe_encoder(name), {*used, *libraries(name)}, "embeddings"
+    given = {k: v for k, v in array.items() if k not in ("bins", "axis", "frames_kept")}
     if "frames" in given and part != PART:
         given["frames"] = given["frames"].replace("the first 30 s", "the part that is read")
     return {
         "feature": name,
-        "shape": [n_tracks, ARRAYS[name]["bins"], kept_frames(name, part)],
+        "shape": [n_tracks, array["bins"], kept_frames(name, part)],
         "dtype": "float16",
-        "axes": ["track", ARRAYS[name]["axis"], "frame"],
+        "axes": ["track", array["axis"], "frame"],
         "scale": 1.0,
         "offset": 0.0,
         **part,
         **given,
         "rows": "features/index.csv",
         "value": "stored * scale + offset",
-        **({} if device is None else {"computed_by": f"audio/gpu.py on {device.type}"}),
-        "versions": {lib: importlib.metadata.version(lib) for lib in libraries},
+        **({} if device is None else {"computed_by": f"audio/{module}.py on {device.type}"}),
+        "versions": {lib: importlib.metadata.version(lib) for lib in sorted(used)},
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames, open_array, write_row
+from audio.embeddings import EMBEDDINGS, embed
 from audio.statistics import track_statistics
 from audio.transforms import (
     FEATURES,
@@ -54,7 +55,7 @@ def clip_features(path, names=STUDY_FEATURES, part=PART):
     -------
     status : {"ok", "padded", "short", "silent", "undecodable", "missing"}
     features : dict of str to ndarray, shape (bins, frames)
-        Cut to `cache.kept_frames`, in the units of `cache.ARRAYS`; statistics have one frame.
+        Cut to `cache.kept_frames`, in the units of `cache.ARRAYS`; statistics and embeddings have one frame.
     """
     status, y, sample_rate = open_clip(path, part)
     if status not in USABLE:
@@ -77,7 +78,7 @@ def say(line):
 
 
 def compute(y, sample_rate, names):
-    """The arrays of one clip: features, statistics as a single frame, and features of pitch-shifted copies.
+    """The arrays of one clip: features, statistics and embeddings as one frame, and features of pitch-shifted copies.
 
     Parameters
     ----------
@@ -102,6 +103,7 @@ def compute(y, sample_rate, names):
     found = extract(y, sample_rate, [name for name in names if name in FEATURES])
     if "statistics" in names:
         found["statistics"] = track_statistics(y, sample_rate)[:, None]
+    found |= {name: embed(y, sample_rate, name) for name in names if name in EMBEDDINGS}
     for semitones in SEMITONES:
         if wanted := [name for name in FEATURES if copy_name(name, semitones) in names]:
             import librosa
@@ -119,6 +121,7 @@ def start_worker(*setup):
     """Open the arrays, and limit linear algebra to one thread: the processes share the cores."""
     from threadpoolctl import threadpool_limits
 
+    os.environ["OMP_NUM_THREADS"] = "1"             # of what is loaded later, such as torch
     _worker["limits"] = threadpool_limits(1)
     open_worker(*setup)
 
@@ -157,4 +160,5 @@ def write_values(row, values):
 def decode_row(row):
     """Open one clip; return its row and status, and its waveform at the features' sample rate if it can be used."""
     status, y, sample_rate = open_clip(_worker["path"](row), _worker["part"])
-    return (row, status), resample(y, sample_rate) if status in USABLE else status
+    rate = next(iter(_worker["infos"].values()))["sample_rate"]
+    return (row, status), resample(y, sample_rate, rate) if status in USABLE else status

@@ -1,9 +1,11 @@
 """Late fusion: an ensemble of trained models of different kinds, weighted on validation.
 
     python -m study.ensembles ensemble_scratch --data-dir data/fma_small --repeats 3
+    python -m study.ensembles ensemble_musicnn --data-dir data/allmusic --folds
 
 The members are trained first, with experiments.py and baselines.py; their probabilities are read from their runs. Seed
-k of an ensemble combines seed k of each network with the classifiers, which draw no random numbers. The members are the
+k of an ensemble combines seed k of each network with the classifiers, which draw no random numbers; of cross-validated
+ones fold by fold, each with weights of its own. The members are the
 best of each kind on validation; their test accuracies were known when the list was made. The weights are fitted on
 validation, so an ensemble's validation accuracy is optimistic.
 """
@@ -17,15 +19,18 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from fma import SUBSETS, DataError, dataset_name, find_data, run_command
-from learning.runs import commit, load_config, load_probabilities
-from study.result_files import accuracy_of, count_seeds, make_result, save_result
+from fma import SPLITS, SUBSETS, DataError, dataset_name, find_data, run_command
+from learning.runs import commit, fold_runs, load_config, load_probabilities
+from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
     "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_musicnn_alone": ("musicnn_dense", "baseline_SVC_musicnn"),
+    "ensemble_musicnn": ("musicnn_dense", "baseline_SVC_musicnn", "baseline_LogisticRegression_cqt+mel_stft",
+                         "fusion_musicnn"),
 }
 
 
@@ -101,7 +106,30 @@ def join_runs(run_dirs):
     return weights, said
 
 
-def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", results_dir="results"):
+def join_seed(run_dirs):
+    """The same of one seed of each member, or of all its folds.
+
+    Returns
+    -------
+    weights : list of ndarray, shape (members,)
+        One, or one for each fold.
+    line : dict
+        The ensemble's entry in a result, but for the seed.
+    test : dict
+        What it says of the test clips, of all folds.
+    """
+    parts = list(zip(*map(_parts, run_dirs), strict=True))
+    weights, said = zip(*map(join_runs, parts), strict=True)
+    tests = {split: {key: np.concatenate([each[split][key] for each in said]) if key != "genres" else value
+                     for key, value in said[0][split].items()} for split in SPLITS[1:]}
+    line, nothing = {split: accuracy_of(tests[split]) for split in tests}, dict.fromkeys(
+        ("epoch", "epochs", "test_max", "seconds"))
+    folds = [{"fold": k, **nothing, **{split: accuracy_of(each[split]) for split in tests}}
+             for k, each in enumerate(said)]
+    return weights, {**nothing, **line, **({"folds": folds} if fold_runs(run_dirs[0]) else {})}, tests["test"]
+
+
+def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", results_dir="results", folds=False):
     """Evaluate an ensemble and write its result.
 
     Parameters
@@ -111,39 +139,47 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
     data_dir : path-like
     repeats : int, optional
         Number of seeds; by default as many as the existing result has, else one.
+    folds : bool
+        Of the cross-validated runs of the members.
 
     Returns
     -------
     result : dict
-        As `result_files.make_result` gives it; ``config`` has the members' weights for each seed.
+        As `result_files.make_result` gives it; ``config`` has the members' weights for each seed and fold.
     """
     dataset = dataset_name(data_dir, subset)
     path = Path(results_dir) / dataset / f"{name}.json"
     folders = [Path(runs_dir) / dataset / member for member in ENSEMBLES[name]]
     seeds, tests, weights = [], [], []
-    for seed in range(count_seeds(path, repeats)):
-        w, said = join_runs([_seed_of(folder, seed) for folder in folders])
-        weights.append({member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)})
-        seeds.append({"seed": seed, "epoch": None, "epochs": None, "validation": accuracy_of(said["validation"]),
-                      "test": accuracy_of(said["test"]), "test_max": None, "seconds": None})
-        tests.append(said["test"])
-    configs = {folder.name: load_config(_seed_of(folder, 0)) for folder in folders}
+    for seed in range(count_seeds(path, repeats, folds)):
+        found, line, test = join_seed([_seed_of(folder, seed, folds) for folder in folders])
+        weights += [{member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)} for w in found]
+        seeds.append({"seed": seed, **line})
+        tests.append(test)
+    configs = {folder.name: load_config(_parts(_seed_of(folder, 0, folds))[0]) for folder in folders}
     config = configs[folders[0].name] | {
         "model": {"class": f"{len(folders)} models", "args": {"weights": weights}}, "feature_parameters": {},
         "feature": "+".join(sorted({f for each in configs.values() for f in each["feature"].split("+")})),
         "scale": "db", "training": {}}
     data = {member: each.get("data") or each["feature_parameters"].get("sha256") for member, each in configs.items()}
-    result = make_result(name, config, seeds, tests, parameters=None, reported=None, commit=commit(), data=data)
+    result = make_result(name, config, seeds, tests, parameters=None, reported=None, commit=commit(), data=data,
+                         **over_folds(seeds, list(configs.values())))
     save_result(path, result, tests)
     return result
 
 
-def _seed_of(folder, seed):
+def _parts(run_dir):
+    """The runs of all folds of a cross-validated seed, or the only one."""
+    return fold_runs(run_dir) or [run_dir]
+
+
+def _seed_of(folder, seed, folds=False):
     """The run of a seed; of a classifier always seed 0, because those used here draw no random numbers."""
-    chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}"
-    if not (chosen / "probabilities.npz").is_file():
+    chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}{'_folds' if folds else ''}"
+    if not all((part / "probabilities.npz").is_file() for part in _parts(chosen)):
         how = "experiments.py run" if "baseline_" not in folder.name else "baselines.py --features"
-        raise DataError(f"{chosen} does not exist or is not finished: train it first with python {how}")
+        raise DataError(f"{chosen} does not exist or is not finished: train it first with python {how}"
+                        f"{' and --folds' if folds else ''}")
     return chosen
 
 
@@ -152,13 +188,15 @@ def main(argv=None):
     parser.add_argument("names", nargs="+", choices=ENSEMBLES, metavar="NAME", help=f"of {', '.join(ENSEMBLES)}")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
+    parser.add_argument("--folds", action="store_true", help="of members that were cross-validated by artist")
     parser.add_argument("--repeats", type=int, help="seeds (default: as many as the existing result has, else 1)")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
     if args.repeats is not None and args.repeats < 1:
         raise DataError("--repeats must be at least 1")
-    results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir)
+    results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir,
+                            args.folds)
                for name in args.names]
     print(results_table(results))
     for result in results:

@@ -68,6 +68,9 @@ for name, features in (("scratch", ("mel128", "mfcc_3s")), ("vggish", ("mel128",
 EXPERIMENTS["fusion_cqt_mel_mfcc"] = {"feature": ("cqt", "mel_stft", "mfcc"), "model": "Fusion",
                                       "training": RECIPE | {"low_pass": 0.0}}       # low_pass is for mel128 only
 EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training": RECIPE | {"epochs": 40, "mixup": 1.0}}
+EXPERIMENTS["musicnn_dense"] = EXPERIMENTS["vggish_dense"] | {"feature": "musicnn"}      # of audio/embeddings.py
+EXPERIMENTS["fusion_musicnn"] = {"feature": ("cqt", "mel_stft", "musicnn"), "model": "Fusion", "args": {"width": 0},
+                                 "training": RECIPE | {"low_pass": 0.0}}
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
     "no_resnet": {"args": {"width": 0}},

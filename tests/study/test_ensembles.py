@@ -79,6 +79,30 @@ def test_an_ensemble_is_a_result_like_others(trained, three):
     assert len(lines) == 1 + 12
 
 
+def test_folds_are_weighted_each_on_its_own_validation(tmp_path, monkeypatch, capsys):
+    data = make_collection(tmp_path / "tiny", features=(("cqt", 12), ("chroma_cqt", 12)))
+    where = {"results_dir": tmp_path / "results", "runs_dir": tmp_path / "runs"}
+    for feature in ("cqt", "chroma_cqt"):
+        classifiers.fit_baselines(Statistics(data, features=[feature]), ["SVC"], progress=False, folds=True, **where)
+    members = ("baseline_SVC_cqt", "baseline_SVC_chroma_cqt")
+    monkeypatch.setitem(ensembles.ENSEMBLES, "two", members)
+    result = ensembles.run_ensemble("two", data, folds=True, **where)
+    runs = [tmp_path / "runs" / "tiny" / member / "seed0_folds" for member in members]
+    count, [seed] = result["folds"]["count"], result["seeds"]
+    assert count == len(result["config"]["model"]["args"]["weights"]) == len(seed["folds"]) == 5
+    assert result["test"]["clips"] == len(load_probabilities(runs[0])["labels"])         # each clip is tested once
+    for k, fold in enumerate(seed["folds"]):
+        weights, said = join_runs([run / f"fold{k}" for run in runs])
+        assert [*result["config"]["model"]["args"]["weights"][k].values()] == pytest.approx(weights, abs=5e-4)
+        assert fold["test"] == pytest.approx((said["test"]["probabilities"].argmax(1) == said["test"]["labels"]).mean(),
+                                             abs=1e-6)
+    (runs[0] / "fold2" / "probabilities.npz").unlink()
+    argv = ["two", "--folds", "--data-dir", str(data), "--runs-dir", str(where["runs_dir"]), "--results-dir",
+            str(where["results_dir"])]
+    assert run_command(lambda: ensembles.main(argv)) == 2
+    assert "baselines.py --features and --folds" in capsys.readouterr().err
+
+
 def test_a_table_of_fma_shows_it_beside_others(trained, three):
     data, folder = trained
     result = ensembles.run_ensemble("three", data, 2, runs_dir=folder / "runs", results_dir=folder / "results")
