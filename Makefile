@@ -6,7 +6,7 @@ DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .PHONY: demo test test-avx2 nightly soak data features notebooks reproduce badges bench lint
 
-.venv/.installed: requirements.txt requirements-dev.txt requirements-cluster.txt constraints.txt
+.venv/.installed: requirements.txt requirements-dev.txt requirements-cluster.txt requirements-audio.txt constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@

@@ -332,4 +332,4 @@ def main(argv=None):
 if __name__ == "__main__":
     import features  # by its name: what Dask's workers are given is looked up there
 
-    sys.exit(run_command(features.main))
+    sys.exit(run_command(features.main, resumes=True))

@@ -48,7 +48,8 @@ COLUMNS = {
 TEXTS = ("track", "genre_top"), ("track", "file")   # a genre may be called 1980, or None
 
 ENDINGS = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-           ".rf64", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm"}     # of audio files
+           ".rf64", ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mp2", ".mka", ".webm",
+           ".ac3", ".amr", ".dsf", ".dts", ".spx", ".tak", ".tta"}          # of audio files; see also decoding.NATIVE
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -58,8 +59,11 @@ class DataError(Exception):
     """An error that the user can fix: one line that names the file and the remedy."""
 
 
-def run_command(main):
-    """Run a command's main function; a `DataError`, or a full or read-only disk, ends it with one line and status 2."""
+def run_command(main, resumes=False):
+    """Run a command's main function; a `DataError`, or a full or read-only disk, ends it with one line and status 2.
+
+    `resumes` says whether the command, interrupted, goes on where it was when it is run again.
+    """
     try:
         status = main() or 0
         sys.stdout.flush()
@@ -78,7 +82,8 @@ def run_command(main):
               "fix its permissions, or choose another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command to continue", file=sys.stderr)
+        print("\ninterrupted: " + ("run the same command to continue" if resumes else "the same command begins again"),
+              file=sys.stderr)
         return 130
 
 

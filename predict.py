@@ -1,221 +1,103 @@
 """Genres of your own music: files in, probabilities out.
 
     python predict.py song.mp3
-    python predict.py ~/music --json > genres.json
+    python predict.py ~/music --jsonl > genres.jsonl
+    python predict.py ~/music --resume genres.jsonl             # keeps answers there, and goes on from them
+    find ~/music -name '*live*' | python predict.py - party.m3u8
     python predict.py song.flac --weights runs/fma_small/mel128_square/seed0
+    python predict.py --export genres.onnx                      # the network, for ONNX's runtimes
 
-Any format that libsndfile reads, up to a day long: a track is read in windows of 30 seconds, and their probabilities
-are averaged. The shipped network knows only FMA-small's eight genres, and always answers with one of them.
+Any format that libsndfile reads, with PyAV (pip install av) any that ffmpeg does, up to a day long. The shipped network
+knows only FMA-small's eight genres, and always answers with one of them. In Python: classifier/songs.py.
 """
 
 import argparse
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-import numpy as np
+from audio.workers import hush_libraries
+from classifier.songs import classify
+from fma import ENDINGS, DataError, run_command
 
-from audio.cache import PART, kept_frames
-from audio.transforms import SILENCE, Undecodable, extract, open_audio, read_mono, resample
-from audio.workers import hush_libraries, in_processes
-from fma import DataError, progress_bar, run_command
-
-WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
-FMA_RATE = 44_100               # Hz, of 19 in 20 of FMA's files: mel128's bands reach up to half the sample rate
-WHOLE = 0.99                    # of a window: FMA's clips last 29.98 s or 30.0 s, and were trained on as they are
-SHORTEST = 1.0                  # seconds of audio that an answer needs
-LONGEST = 24                    # hours: a damaged header can claim months in a few megabytes
-LIMIT = 60                      # seconds that a file may take, and 5 for each MB: ten times what is normal
-ENDINGS = {".mp3", ".flac", ".ogg", ".opus", ".wav", ".aif", ".aiff", ".au", ".caf", ".w64", ".oga"}    # in folders
+PLAYLISTS = {".m3u", ".m3u8"}
+PASSED_OVER = "passed over: its ending is none of audio"
 
 
-class Unreadable(Exception):
-    """A file that cannot be classified, and why."""
-
-
-def windows(path, seconds=WINDOW):
-    """Read a track window by window: memory does not grow with its length.
+def find_songs(named):
+    """The songs that arguments stand for.
 
     Parameters
     ----------
-    path : path-like
-    seconds : float
-        Length of a window. The last one ends where the track does, overlapping the one before; a track that is
-        clearly shorter is repeated until it fills one.
-
-    Yields
-    ------
-    start : float
-        Seconds from the beginning.
-    y : ndarray, shape (samples,), float32
-        Mono.
-    sample_rate : int
-        The file's own.
-    """
-    try:
-        with open_audio(path) as file:
-            rate, size, done, before = file.samplerate, int(seconds * file.samplerate), 0, None
-            while len(y := read_mono(file, size)):
-                if done > LONGEST * 3600 * rate:
-                    raise Unreadable(f"longer than {LONGEST} hours: cut it")
-                if len(y) < size and before is not None:
-                    if len(y) >= SHORTEST * rate:           # less would be the same window again
-                        yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
-                elif len(y) < size:
-                    if len(y) < SHORTEST * rate:
-                        raise Unreadable(f"only {len(y) / rate:.2f} seconds of audio")
-                    yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
-                else:
-                    yield done / rate, y, rate
-                done, before = done + len(y), y
-            if not done:
-                raise Unreadable("no audio in it")
-    except Undecodable as error:
-        raise Unreadable(str(error)) from error
-
-
-def usual_rate(config):
-    """Sample rate (Hz) to which files are resampled for a network; None: not at all, as its cache was made.
-
-    The bands of mel128 reach up to half the sample rate, so files of another rate would have other bands.
-    """
-    return FMA_RATE if config["feature"] == "mel128" and config["dataset"].startswith("fma_") else None
-
-
-def clip_features(path, feature, usual=None, seconds=WINDOW):
-    """The feature of each window of one track, silent windows left out.
-
-    Parameters
-    ----------
-    path : path-like
-    feature : str
-    usual : int, optional
-        See `usual_rate`.
-    seconds : float
-        Length of a window.
+    named : sequence of str
+        Files, folders (the audio files in them, at any depth, sorted), playlists, and "-", a list of these on stdin.
 
     Returns
     -------
-    starts : list of float
-        Seconds.
-    x : ndarray, shape (windows, bins, frames), or str
-        Why there are none.
+    songs : list of str
+        What a playlist or a list names is among them even if it is not there.
+    passed_over : list of str
+        Other files in the folders.
     """
-    n_frames = kept_frames(feature, PART | {"seconds": seconds})
-    starts, found = [], []
-    try:
-        for start, y, rate in windows(path, seconds):
-            if np.abs(y).max() < SILENCE:
-                continue
-            starts.append(start)
-            if usual:
-                y, rate = resample(y, rate, usual), usual
-            found.append(extract(y, rate, [feature])[feature][:, :n_frames])
-    except Unreadable as error:
-        return [], str(error)
-    except Exception as error:                              # a strange sample rate, too little memory
-        return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if not found:
-        return [], "silence"
-    return starts, np.stack(found)
-
-
-def answer(path, starts, x, classifier):
-    """The result for one file.
-
-    Returns
-    -------
-    dict
-        ``file``; ``genre``, the most probable, and ``probabilities`` of all, or ``error``; ``course``, for each window
-        its ``start`` in seconds and its ``probabilities``.
-    """
-    if isinstance(x, str):
-        return {"file": str(path), "error": x}
-    each = np.concatenate([classifier.probabilities(x[k : k + 64]) for k in range(0, len(x), 64)])
-    mean = each.mean(0)
-
-    def named(values):
-        return {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
-
-    return {"file": str(path), "genre": classifier.genres[int(mean.argmax())], "probabilities": named(mean),
-            "course": [{"start": round(start, 2), "probabilities": named(p)}
-                       for start, p in zip(starts, each, strict=True)]}
-
-
-def classify(paths, classifier=None, workers=None, progress=False):
-    """Classify audio files, in their order, decoding in several processes.
-
-    Parameters
-    ----------
-    paths : sequence of path-like
-        Files.
-    classifier : classifier.Classifier or path-like, optional
-        A classifier, or what `load_classifier` takes; the shipped one by default.
-    workers : int, optional
-        Processes; one per core by default, none for a single file.
-    progress : bool
-        Show a progress bar.
-
-    Yields
-    ------
-    dict
-        See `answer`. A file that cannot be read has an ``error``, and the rest go on.
-    """
-    from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
-
-    paths, answers, following = list(paths), {}, 0
-    with ThreadPoolExecutor(1) as background:               # torch is imported while the first files are decoded
-        if isinstance(classifier, Classifier):
-            config, load = classifier.config, lambda: classifier
-        else:
-            config = read_config(classifier or DEFAULT)
-            load = background.submit(load_classifier, classifier or DEFAULT).result
-        decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
-        workers = min(len(paths), workers or os.cpu_count() or 1)
-        done = (in_processes(enumerate(paths), decode, workers, _limit(paths), _use_one_thread) if workers > 1 else
-                ((row, decode(row), None) for row in enumerate(paths)))
-        for (k, path), found, reason in progress_bar(done, total=len(paths), unit="file", show=progress):
-            answers[k] = answer(path, *(found or ([], f"decoding it {reason}")), load())
-            while following in answers:                     # they come as they are finished
-                yield answers.pop(following)
-                following += 1
-
-
-def _decode(feature, usual, seconds, row):
-    return clip_features(row[1], feature, usual, seconds)
-
-
-def _limit(paths):
-    """Seconds that a file may take: then its decoder hangs."""
-    return LIMIT + 5e-6 * max((os.path.getsize(path) for path in paths if os.path.isfile(path)), default=0)
-
-
-def _use_one_thread():
-    """Limit linear algebra to one thread: the processes share the cores."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
-
-
-def audio_files(paths):
-    """Files as they are, folders as the audio files in them, at any depth, sorted."""
-    found = []
-    if "" in paths:                     # from an unset variable: it would mean the current folder
+    songs, passed_over = [], []
+    if "" in named:                     # from an unset variable: it would mean the current folder
         raise DataError("an empty name is no file: name files and folders")
-    for path in map(Path, paths):
+    for name, given in [(each, arg != "-") for arg in named for each in (read_stdin() if arg == "-" else [arg])]:
+        path, ending = Path(name), Path(name).suffix.lower()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and not p.is_dir())
-            if not inside:
+            inside = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
+            chosen = [str(file) for file in inside if file.suffix.lower() in ENDINGS]
+            if given and not chosen:
                 raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS))})")
-            found += inside
-        elif not path.exists():
+            songs += chosen
+            passed_over += [str(file) for file in inside if file.suffix.lower() not in ENDINGS]
+        elif given and not path.exists():
             raise DataError(f"{path} not found")
         else:
-            found.append(path)
-    return found
+            songs += read_playlist(path) if ending in PLAYLISTS and path.is_file() else [str(path)]
+    return songs, passed_over
+
+
+def read_stdin():
+    """Names on stdin, one a line, or separated by zeros as ``find -print0`` writes them; they may be any bytes."""
+    listed = sys.stdin.buffer.read()
+    names = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
+    return [os.fsdecode(name) for name in names if name]
+
+
+def read_playlist(path):
+    """The files that a playlist names, relative ones beside it."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [unquote(urlsplit(line).path) if line.startswith("file:") else line for line in lines]
+    return [line if "://" in line else str(path.parent / (line.replace("\\", "/") if os.sep == "/" else line))
+            for line in lines]
+
+
+def read_answers(path, network):
+    """The answers in a file of JSON lines, or of --json, by the name of the song.
+
+    Errors are left out, since they are tried again, and a line that was cut off when the command was killed.
+    A DataError if the file holds something else, or answers of another network.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text if text.startswith("[") else f"[{','.join(text[: text.rfind(chr(10)) + 1].splitlines())}]"
+        found = [each for each in json.loads(whole) if "error" not in each]
+        networks = {each["network"] for each in found if each["file"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} does not hold answers of predict.py: name another file with --resume") from error
+    if networks - {network}:
+        raise DataError(f"{path} holds answers of {networks.pop()}: name another file with --resume for {network}")
+    return {each["file"]: each for each in found}
 
 
 def as_line(found, width, top):
@@ -225,32 +107,110 @@ def as_line(found, width, top):
     if "error" in found:
         return f"{name}  not classified: {found['error']}"
     best = sorted(found["probabilities"].items(), key=lambda item: -item[1])[:top]
-    return f"{name}  " + "  ".join(f"{genre} {100 * p:.0f} %" for genre, p in best)
+    return f"{name}  " + "  ".join([*(f"{genre} {100 * p:.0f} %" for genre, p in best),
+                                    *([f"({found['note']})"] if "note" in found else [])])
+
+
+def print_answer(found, args, width):
+    """What the command prints of one answer as it comes."""
+    if args.jsonl:
+        print(json.dumps(found), flush=True)
+    elif not args.json:
+        print(as_line(found, width, args.top), flush=True)
+        for part in found.get("course", []) if args.course else []:
+            minutes, seconds = divmod(int(part["start"]), 60)
+            print(as_line({**part, "file": f"  {minutes}:{seconds:02d}"}, width, args.top))
+
+
+def count(names):
+    """How many of each, as text: ``12 .jpg, 3 .txt``."""
+    return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
+
+
+def answers(songs, args, network):
+    """Each answer as it comes, also into the file of --resume, from where those come that are there."""
+    known, file = {}, None
+    if args.resume:
+        from learning.runs import save_whole
+
+        known = read_answers(args.resume, network)
+        lines = "".join(f"{json.dumps(each)}\n" for each in known.values())
+        save_whole(Path(args.resume), lambda path: path.write_text(lines, encoding="utf-8"))
+        file = open(args.resume, "a", encoding="utf-8")         # noqa: SIM115 - open as long as the command runs
+    left = [song for song in songs if song not in known]
+    new = classify(left, args.weights, args.workers, progress=len(left) > 1 and sys.stderr.isatty())
+    for song in songs:
+        found = known.get(song)
+        if found is None:
+            found = next(new) | {"network": network}
+            if file:
+                print(json.dumps(found), file=file, flush=True)
+        yield found
+
+
+def run(songs, passed_over, args):
+    """Classify and print; return the exit status."""
+    from classifier.network import DEFAULT
+
+    found, width, stopped = [], max(map(len, songs)), False
+    width = min(60, width) if sys.stdout.isatty() else width
+    try:
+        for each in answers(songs, args, str(args.weights or DEFAULT.name)):
+            found.append(each)
+            print_answer(each, args, width)
+    except KeyboardInterrupt:
+        stopped = True
+    others = [{"file": name, "error": PASSED_OVER} for name in passed_over]
+    if args.json:
+        print(json.dumps(found + others, indent=1))
+    for each in others if args.jsonl else []:
+        print(json.dumps(each))
+    if stopped:
+        print(f"\ninterrupted after {len(found)} of {len(songs)} songs: " + (
+            "the same command goes on from here" if args.resume else
+            "the next time it begins again; with --resume FILE it would go on"), file=sys.stderr)
+        return 130
+    failed = [each["error"] for each in found if "error" in each]
+    if failed and (args.json or args.jsonl) and len(found) > 1:
+        print(f"{len(failed)} of {len(found)} songs not classified: {count(failed)}", file=sys.stderr)
+    return 1 if len(failed) == len(found) else 0
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Classify audio files by genre.")
-    parser.add_argument("paths", nargs="+", metavar="FILE", help="audio files, and folders of them")
+    parser.add_argument("paths", nargs="*", metavar="FILE",
+                        help="audio files, folders of them, playlists (.m3u, .m3u8), or - for a list on stdin")
     parser.add_argument("--weights", help="exported weights, or the folder of a run (default: the shipped network)")
-    parser.add_argument("--json", action="store_true", help="all probabilities, and their course over time, as JSON")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true",
+                        help="all probabilities, and their course over time, as one array at the end")
+    output.add_argument("--jsonl", action="store_true", help="the same, a line for each song as it is done")
+    parser.add_argument("--resume", metavar="FILE",
+                        help="write the answers to FILE too, as --jsonl does, and take from it those that are there")
     parser.add_argument("--course", action="store_true", help="a line for every 30 seconds as well")
     parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")
+    parser.add_argument("--export", metavar="FILE.onnx",
+                        help="write the network, from the feature to probabilities, in the ONNX format")
     args = parser.parse_args(argv)
     if args.top < 1 or args.workers is not None and args.workers < 1:
         parser.error("--top and --workers must be at least 1")
-    paths = audio_files(args.paths)
-    found, width = [], max(min(60, len(str(path))) for path in paths)
-    for each in classify(paths, args.weights, args.workers, progress=len(paths) > 1 and sys.stderr.isatty()):
-        found.append(each)
-        if not args.json:
-            print(as_line(each, width, args.top), flush=True)
-            for part in each.get("course", []) if args.course else []:
-                minutes, seconds = divmod(int(part["start"]), 60)
-                print(as_line({**part, "file": f"  {minutes}:{seconds:02d}"}, width, args.top))
-    if args.json:
-        print(json.dumps(found, indent=1))
-    return 1 if all("error" in each for each in found) else 0
+    if not args.paths and not args.export:
+        parser.error("name files or folders")
+    if args.export:
+        from classifier.onnx_export import export_onnx
+
+        print(export_onnx(args.export, args.weights))
+    if not args.paths:
+        return 0
+    songs, passed_over = find_songs(args.paths)
+    if passed_over:
+        endings = (Path(name).suffix.lower() or "without an ending" for name in passed_over)
+        print(f"passed over {len(passed_over)} files that are no audio by their ending: {count(endings)}",
+              file=sys.stderr)
+    if not songs:
+        raise DataError("the list names no song")
+    return run(songs, passed_over, args)
 
 
 if __name__ == "__main__":

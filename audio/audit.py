@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from audio.cache import PART, STATUSES, USABLE, find_part, load_index
+from audio.decoding import AVFile, Undecodable, what_to_install
 from audio.transforms import LEAST, count_frames, length_status
 from fma import SPLITS, DataError, artists_of, audio_paths, dataset_name, load_tracks, some
 
@@ -128,22 +129,34 @@ def durations(paths):
     Returns
     -------
     list of float
-        0 for a file that libsndfile cannot open, or is not there.
+        0 for a file that cannot be read, or is not there.
     """
+    with _quiet_decoders():
+        return [_seconds(path) if os.path.isfile(path) else 0.0 for path in paths]      # a pipe would wait for a writer
+
+
+def _seconds(path):
     import soundfile
 
-    found = []
-    with _quiet_decoders():
-        for path in paths:
-            if not os.path.isfile(path):        # a pipe would wait for someone to write
-                found.append(0.0)
-                continue
-            try:
-                with soundfile.SoundFile(os.fsencode(path)) as file:
-                    found.append(_present(path, file) / file.samplerate)
-            except (soundfile.LibsndfileError, OSError, ValueError, TypeError):
-                found.append(0.0)
-    return found
+    errors = soundfile.LibsndfileError, OSError, ValueError, TypeError
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))
+    except errors:
+        return _seconds_by_av(path)
+    with file:
+        try:
+            return _present(path, file) / file.samplerate
+        except errors:
+            return 0.0
+
+
+def _seconds_by_av(path):
+    """Of a file that libsndfile refuses, by its header; 0 if PyAV is missing or refuses it too."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            return AVFile(stream).seconds
+    except (ImportError, OSError, Undecodable):
+        return 0.0
 
 
 @contextmanager
@@ -204,7 +217,8 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
     summary, problems = [], []
     bad, found = found.index[found < 1], found[found >= 1]
     if len(bad):
-        problems.append(f"{len(bad)} files are unreadable, damaged or hold less than a second of audio: {some(bad)}")
+        problems.append(f"{len(bad)} files are unreadable, damaged or hold less than a second of audio: {some(bad)}"
+                        + what_to_install(paths[track] for track in bad))
     if len(found):
         status = found.map(lambda duration: length_status(duration, seconds))
         counts = ", ".join(f"{(status == s).sum()} {s}" for s in ("ok", "padded", "short"))
@@ -249,10 +263,11 @@ def report(index, data_dir, features_dir, subset, taken, new):
     counts, part = Counter(index["status"]), find_part(features_dir) or PART
     print(f"{features_dir}: {len(index)} tracks, " + ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts[s])
           + f" ({taken:.1f} s)")
+    paths = audio_paths(data_dir, load_tracks(data_dir, subset), subset)
     for s in STATUSES[len(USABLE):]:
         if counts[s]:
-            print(f"  {s}: {some(index['track_id'][index['status'] == s], 10)}")
-    paths = audio_paths(data_dir, load_tracks(data_dir, subset), subset)
+            found = index["track_id"][index["status"] == s]
+            print(f"  {s}: {some(found, 10)}" + what_to_install(paths[track] for track in found if s == "undecodable"))
     late = [track for track in index["track_id"][index["status"] == "missing"] if paths[track].is_file()]
     if late:
         print(f"  {len(late)} tracks were missing but have come since: delete the cache and run again to use them")

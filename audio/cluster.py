@@ -34,6 +34,7 @@ ANSWER = 20         # seconds that a scheduler has to answer
 LOOK = 5            # seconds between two looks at which workers there are
 WAIT = 600          # seconds that a run waits when it has no worker
 ROOT = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[__name__.count(".")]     # where imports begin: above ROOT if installed
 LOST = "the Dask scheduler was lost or restarted: run the same command again, it goes on"
 
 
@@ -140,7 +141,7 @@ def on_workers(client, wait, rows, work, limit, start, setup, versions, folders)
         What `work` raises three times is raised here.
     """
     name = f"features {folders[-1]}"        # also of an earlier client that was killed: it is replaced
-    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    sources = {str(path.relative_to(TOP)): path.read_text(encoding="utf-8")
                for path in sorted([*ROOT.glob("*.py"), *Path(__file__).parent.glob("*.py")])}
     plugin = _make_plugin(sources, pickle.dumps((work, start, setup)), limit, versions, folders)
     _register(client, plugin, name, wait)

@@ -4,12 +4,11 @@ A clip is decoded once; one constant-Q transform (CQT) and one short-time Fourie
 made of it (audio/spectra.py), and every feature of the study is derived from these two. The values are librosa's.
 """
 
-import os
-from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 
+from audio.decoding import Undecodable, open_audio
 from audio.spectra import (
     BINS_PER_OCTAVE,
     HOP_LENGTH,
@@ -29,9 +28,6 @@ N_FRAMES = 640          # kept of them, 29.7 s; of other lengths as many in prop
 LEAST = 0.9             # of a clip's length: one that is a little shorter is padded, with less it is "short"
 FLOOR_DB = -100.0       # nothing is quieter than this in a feature stored in dB
 SILENCE = 1e-4          # a clip that never exceeds this amplitude (-80 dB) is "silent"
-LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
-RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
-CHANNELS = 32           # no recording has more, but damaged headers do
 N_MFCC = 20
 
 _STUDY = {"sample_rate": SAMPLE_RATE, "mono": "mean of channels", "resampler": "soxr HQ", "hop_length": HOP_LENGTH}
@@ -94,45 +90,7 @@ def length_status(duration, seconds):
     return "ok" if duration >= enough else "padded" if duration >= LEAST * seconds else "short"
 
 
-class Undecodable(Exception):
-    """The file holds no audio that libsndfile can read."""
-
-
 # ---------------------------------------------------------------- one clip
-
-
-@contextmanager
-def open_audio(path):
-    """Open an audio file; any error, on opening it or while it is read, is raised as `Undecodable`.
-
-    Only regular files are opened: a pipe would block, a device has no end.
-    """
-    import soundfile
-
-    if not os.path.isfile(path):
-        raise Undecodable("not a file")
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:        # the name may not be UTF-8
-            if not RATES[0] <= file.samplerate <= RATES[1]:
-                raise Undecodable(f"a sample rate of {file.samplerate} Hz")
-            if file.channels > CHANNELS:
-                raise Undecodable(f"{file.channels} channels")
-            yield file
-    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:    # TypeError: it is called x.raw
-        raise Undecodable("not audio that libsndfile can read, or damaged") from error
-
-
-def read_mono(file, frames):
-    """Read the next `frames` samples, fewer at the end, of a file from `open_audio`: the mean of its channels.
-
-    `Undecodable` if a sample is not a number, or too large for audio.
-    """
-    samples = file.read(frames, dtype="float32", always_2d=True)
-    with np.errstate(invalid="ignore", over="ignore"):                      # such samples are rejected below
-        y = samples @ np.full(file.channels, 1 / file.channels, dtype=np.float32)       # 25 times faster than mean
-    if len(y) and not (y.min() >= -LOUDEST and y.max() <= LOUDEST):         # neither is true of NaN
-        raise Undecodable("samples that are not numbers, or too large to be sound")
-    return y
 
 
 def read_audio(path, seconds=CLIP_SECONDS, start="start"):
@@ -141,7 +99,7 @@ def read_audio(path, seconds=CLIP_SECONDS, start="start"):
     Parameters
     ----------
     path : path-like
-        Any format that libsndfile reads: mp3, flac, ogg, wav, ...
+        Any format that libsndfile reads: mp3, flac, ogg, wav, ...; with PyAV also m4a, aac, wma, ...
     seconds : float
         How much to read at most.
     start : "start", "middle" or float
@@ -158,18 +116,19 @@ def read_audio(path, seconds=CLIP_SECONDS, start="start"):
     Raises
     ------
     Undecodable
-        If the file cannot be read as audio, holds no samples or implausible ones, has a sample rate outside `RATES`
-        or more than `CHANNELS`.
+        If the file cannot be read as audio, holds no samples or implausible ones, has a sample rate outside
+        `decoding.RATES` or more than `decoding.CHANNELS`.
     """
     try:
         with open_audio(path) as file:
-            sample_rate, size = file.samplerate, int(seconds * file.samplerate)
-            skipped = {"start": 0, "middle": max(file.frames - size, 0) // 2}.get(start)
-            if skipped is None:
-                skipped = min(int(start * sample_rate), file.frames)
+            sample_rate, size = file.sample_rate, int(seconds * file.sample_rate)
+            skipped = 0
+            if start != "start":
+                last = file.frames
+                skipped = max(last - size, 0) // 2 if start == "middle" else min(int(start * sample_rate), last)
             if skipped:
                 file.seek(skipped)
-            y = read_mono(file, size)
+            y = file.read(size)
     except Undecodable as error:
         raise Undecodable(f"{path}: {error}") from error.__cause__
     if not len(y) and not skipped:

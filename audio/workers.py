@@ -1,7 +1,8 @@
 """Worker processes for decoding: a file that crashes or hangs its decoder costs itself, not the run.
 
 pebble's pool replaces a process that dies and ends one that exceeds its time limit. Added here: such a row is tried
-once more when the others are done, only a few rows are in flight, and no worker outlives its parent.
+once more when the others are done, only a few rows are in flight, no worker outlives its parent, and none imports the
+script that started it, which may have no main guard.
 """
 
 import os
@@ -11,7 +12,8 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process, spawn
+from multiprocessing.context import SpawnContext, SpawnProcess
 
 from fma import DataError
 
@@ -28,7 +30,8 @@ def in_processes(rows, work, workers, limit, start, setup=()):
     ----------
     rows : sequence
     work : callable
-        Is given a row. What it returns or raises is sent back, so it must be picklable.
+        Is given a row. What it returns or raises is sent back, so it must be picklable. It is found by its module's
+        name, which is not ``__main__``.
     workers : int
         Processes.
     limit : float
@@ -67,7 +70,7 @@ def _share_out(rows, workers, limit, job):
     from pebble import ProcessExpired, ProcessPool
 
     rows, pending = iter(rows), {}
-    with ProcessPool(workers, initializer=_begin, initargs=job, context=get_context("spawn")) as pool:
+    with ProcessPool(workers, initializer=_begin, initargs=job, context=_Context()) as pool:
         try:
             while True:
                 for row in islice(rows, 2 * workers - len(pending)):    # few: results wait in memory for the consumer
@@ -90,6 +93,27 @@ def _share_out(rows, workers, limit, job):
                             "--workers 1, which starts none") from error
         finally:
             pool.stop()
+
+
+class _Process(SpawnProcess):
+    """A process that does not import the main module. (SpawnProcess would run a script without a main guard again.)"""
+
+    _starting = threading.Lock()
+
+    @staticmethod
+    def _Popen(process):
+        with _Process._starting:
+            original = spawn.get_preparation_data
+            spawn.get_preparation_data = lambda name: {
+                key: value for key, value in original(name).items() if not key.startswith("init_main")}
+            try:
+                return SpawnProcess._Popen(process)
+            finally:
+                spawn.get_preparation_data = original
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def _cause(code):

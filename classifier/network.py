@@ -50,14 +50,18 @@ class Classifier:
         import torch
 
         with torch.inference_mode():
-            return (self.logits(self.normalised(x)) / self.temperature).softmax(1).numpy()
+            return self.outputs(x).numpy()
+
+    def outputs(self, x):
+        """The same of a Tensor, as a Tensor."""
+        return (self.logits(self.normalised(x)) / self.temperature).softmax(1)
 
     def normalised(self, x):
         """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
         import torch
 
         mean, std = (torch.tensor(self.config["normalisation"][key]).reshape(-1, 1) for key in ("mean", "std"))
-        x = torch.as_tensor(np.asarray(x, dtype=np.float32))
+        x = torch.as_tensor(x, dtype=torch.float32)
         if self.config["scale"] == "linear":
             x = (x * (self.config["feature_parameters"]["power"] / 20 * np.log(10))).exp()
         return (x - mean) / std
@@ -140,6 +144,14 @@ def clip_part(config):
     return PART | {"seconds": seconds}
 
 
+def input_shape(config):
+    """Bins and frames of a clip as a network takes it."""
+    from audio.cache import kept_frames
+    from audio.transforms import FEATURES
+
+    return FEATURES[config["feature"]]["bins"], kept_frames(config["feature"], clip_part(config))
+
+
 def _rebuild(config, weights, remedy):
     """The network of a config, if no larger than its weights file: a damaged number could ask for terabytes."""
     import torch
@@ -155,12 +167,7 @@ def _rebuild(config, weights, remedy):
 
 def _try_out(classifier):
     """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
-    from audio.cache import kept_frames
-    from audio.transforms import FEATURES
-
-    name = classifier.config["feature"]
-    shape = FEATURES[name]["bins"], kept_frames(name, clip_part(classifier.config))
-    said = classifier.probabilities(np.zeros((1, *shape)))
+    said = classifier.probabilities(np.zeros((1, *input_shape(classifier.config))))
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")

@@ -11,10 +11,12 @@ import pytest
 import soundfile
 import torch
 from filelock import FileLock
-from synthetic import make_collection
+from synthetic import RATE, make_collection, tone
 
 import demo as corpus
 import features
+import training
+from classifier.network import load_classifier
 from fma import audio_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,3 +147,45 @@ def one_thread():
 def tiny(tmp_path_factory):
     """A small collection of random features. Shared within a module: read it, change a copy."""
     return make_collection(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """A finished run on features of mel128's shape."""
+    folder = tmp_path_factory.mktemp("predict")
+    data = make_collection(folder / "tiny", features=(("mel128", 128),), frames=128)
+    return training.run("x", {"feature": "mel128", "model": "SquareCNN"}, data,
+                        {"epochs": 3, "lr": 3e-3, "precision": "float32"}, folder / "runs", device="cpu",
+                        progress=False)[0]
+
+
+@pytest.fixture(scope="session")
+def classifier(run_dir):
+    return load_classifier(run_dir)
+
+
+@pytest.fixture(scope="session")
+def song(tmp_path_factory):
+    """75 seconds, under a name that needs quoting."""
+    path = tmp_path_factory.mktemp("music") / "söng ' \"1.wav"
+    soundfile.write(path, tone(75), RATE, subtype="FLOAT")
+    return path
+
+
+BAD = {
+    "empty.mp3": b"", "text.mp3": b"this is no music\n" * 500, "zeros.wav": bytes(4096),
+    "cut.flac": b"fLaC\x00\x00\x00\x22", "id3.mp3": b"ID3\x04\x00\x00\x00\x00\x0f\x7f" + bytes(range(256)) * 8,
+}
+
+
+@pytest.fixture(scope="session")
+def bad(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    for name, content in BAD.items():
+        (folder / name).write_bytes(content)
+    soundfile.write(folder / "nan.wav", np.full(40 * RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    soundfile.write(folder / "silence.wav", np.zeros(40 * RATE, np.float32), RATE)
+    soundfile.write(folder / "blip.wav", tone(0.2), RATE)
+    soundfile.write(folder / "none.wav", tone(0), RATE)
+    soundfile.write(folder / "good.wav", tone(31), RATE)
+    return folder

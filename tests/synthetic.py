@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+RATE = 22_050         # Hz, of `tone`
 GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
 NOT_NEEDED = ("librosa", "soundfile", "soxr", "scipy", "sklearn", "matplotlib", "numba")
 
@@ -32,6 +33,28 @@ def make_collection(folder, features=(("chroma_cqt", 12), ("cqt", 84)), frames=6
                 "parameters": {"hop_length": 1024}}
         (folder / "features" / f"{name}.json").write_text(json.dumps(info))
     return folder
+
+
+def tone(seconds, rate=RATE, pitch=440.0, channels=1):
+    """A tone with a little noise that slowly becomes brighter, so that no two windows are alike."""
+    t = np.arange(int(seconds * rate)) / rate
+    y = 0.3 * np.sin(2 * np.pi * pitch * (1 + t / 100) * t) + 0.01 * np.random.default_rng(0).normal(size=len(t))
+    return np.repeat(y[:, None], channels, 1).astype(np.float32)
+
+
+def encode_with_av(path, y, rate, container, codec):
+    """Write samples, of shape (samples, 2), in a format that libsndfile does not know."""
+    import av
+
+    with av.open(path, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout="stereo")
+        stream.bit_rate = 192_000
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(y.T), format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        size = stream.codec_context.frame_size or 1024
+        convert = av.AudioResampler(stream.codec_context.format.name, "stereo", rate, frame_size=size)
+        for part in (*convert.resample(frame), *convert.resample(None), None):
+            file.mux(stream.encode(part))
 
 
 def quiet_environment(folder):

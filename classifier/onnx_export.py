@@ -1,0 +1,114 @@
+"""A trained network in the ONNX format, for programs without torch: from the feature in its unit to probabilities.
+
+Needs onnx, onnxscript and onnxruntime (``pip install onnx onnxscript onnxruntime``).
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from classifier.network import DEFAULT, clip_part, input_shape, load_classifier
+from fma import DataError
+
+CLOSE = 1e-5        # to torch's probabilities; an export that differs by more is refused
+
+
+def metadata(classifier):
+    """What a program needs to know to use the network, as texts: dict.
+
+    ``labels`` (JSON) are the outputs in their order, ``preprocessing`` (JSON) how the feature is computed of a clip.
+    """
+    from audio.transforms import FEATURES
+    from classifier.songs import usual_rate
+
+    config = classifier.config
+    given = FEATURES[config["feature"]] | {"seconds": clip_part(config)["seconds"]}
+    if usual_rate(config):
+        given |= {"sample_rate": usual_rate(config)}
+    return {"labels": json.dumps(classifier.genres), "feature": config["feature"], "preprocessing": json.dumps(given),
+            "input": "clips, bins, frames: the feature in its unit; normalisation is part of the network",
+            "output": "clips, labels: calibrated probabilities", "dataset": config["dataset"],
+            "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows"}
+
+
+def export_onnx(path, weights=None):
+    """Write a network as one ONNX file, and check it with onnxruntime.
+
+    Parameters
+    ----------
+    path : path-like
+        Of the file.
+    weights : path-like, optional
+        What `load_classifier` takes; the shipped network by default.
+
+    Returns
+    -------
+    str
+        A line that says what was written.
+
+    Raises
+    ------
+    DataError
+        If a package is missing, ONNX lacks an operation of the network, or the file says anything else than torch.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"--export needs {error.name}: pip install onnx onnxscript onnxruntime") from error
+    import torch
+
+    classifier = load_classifier(weights or DEFAULT)
+    shape = input_shape(classifier.config)
+    x = torch.as_tensor(np.random.default_rng(0).uniform(-80, 0, (3, *shape)).astype(np.float32))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(
+                _whole(classifier), (x,), dynamo=True, verbose=False, input_names=["clips"],
+                output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("n")},),
+                custom_translation_table={torch.ops.aten.median.dim: _median})
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise DataError(f"{weights or DEFAULT.name} cannot be written as ONNX: {reason}") from error
+    program.model.metadata_props.update(metadata(classifier))
+    program.save(path)
+    session = onnxruntime.InferenceSession(path)
+    for clips in (x, x[:1]):
+        [found] = session.run(None, {"clips": clips.numpy()})
+        if (error := np.abs(found - classifier.probabilities(clips)).max()) > CLOSE:
+            Path(path).unlink()
+            raise DataError(f"{path} was deleted: onnxruntime's probabilities differ from torch's by {error:.1e}")
+    feature, genres = classifier.config["feature"], len(classifier.genres)
+    return f"{path}: {feature} of shape (clips, {shape[0]}, {shape[1]}) to {genres} genres"
+
+
+def _whole(classifier):
+    """Normalisation, network and calibration as one module."""
+    from torch import nn
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = classifier.network
+
+        def forward(self, x):
+            return classifier.outputs(x)
+
+    return Whole().eval()
+
+
+def _median(x, dim, keepdim=False):
+    """torch's median in ONNX, which has none: of an even number the lower of the two in the middle, and where it is."""
+    from onnxscript import opset20 as op
+
+    half = x.shape[dim] // 2
+    largest, places = op.TopK(x, op.Constant(value_ints=[half + 1]), axis=dim)
+    axis = op.Constant(value_ints=[dim])
+    last = [op.Slice(found, op.Constant(value_ints=[half]), op.Constant(value_ints=[half + 1]), axis)
+            for found in (largest, places)]
+    return tuple(last if keepdim else [op.Squeeze(found, axis) for found in last])
