@@ -61,6 +61,8 @@ def import_collection(source, data_dir, genres="first"):
     if not entries:
         raise DataError(f"{source} has no track with a genre, left out are {_left(found) or 'none'}: sort files into "
                         "a folder for each genre, or name a CSV with columns path and genre")
+    if len({entry["genre"] for entry in entries}) < 2:
+        found.said.append("one genre only: networks tell two or more apart")
     entries = _number(entries, old, data_dir, found)
     table = _table(entries, data_dir)
     table = _split(table, found, source, bool(old))

@@ -337,10 +337,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--seconds", type=float, default=30, metavar="S",
-                        help="length of a clip, as it will be asked of features.py (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, metavar="S",
+                        help="length of a clip, as it will be asked of features.py (default: 30, or what the cache was "
+                             "made with)")
     args = parser.parse_args(argv)
-    if not 1 <= args.seconds <= 3600:
+    if args.seconds is not None and not 1 <= args.seconds <= 3600:
         parser.error("--seconds must be from 1 to 3600")
     data_dir = find_data(args.data_dir)
     tracks = load_tracks(data_dir, args.subset)

@@ -19,12 +19,12 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from audio.sources import find_audio
 from audio.workers import hush_libraries
 from classifier.songs import classify
 from fma import ENDINGS, DataError, run_command
 
 PLAYLISTS = {".m3u", ".m3u8"}
-PASSED_OVER = "passed over: its ending is none of audio"
 
 
 def find_songs(named):
@@ -33,14 +33,15 @@ def find_songs(named):
     Parameters
     ----------
     named : sequence of str
-        Files, folders (the audio files in them, at any depth, sorted), playlists, and "-", a list of these on stdin.
+        Files, folders (the audio files in them, as `find_audio` finds them), playlists, and "-", a list of these on
+        stdin.
 
     Returns
     -------
     songs : list of str
         What a playlist or a list names is among them even if it is not there.
-    passed_over : list of str
-        Other files in the folders.
+    passed_over : list of (str, str)
+        Why a file in the folders is none of them, and which.
     """
     songs, passed_over = [], []
     if "" in named:                     # from an unset variable: it would mean the current folder
@@ -48,12 +49,11 @@ def find_songs(named):
     for name, given in [(each, arg != "-") for arg in named for each in (read_stdin() if arg == "-" else [arg])]:
         path, ending = Path(name), Path(name).suffix.lower()
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
-            chosen = [str(file) for file in inside if file.suffix.lower() in ENDINGS]
-            if given and not chosen:
+            inside, others = find_audio(path)
+            if given and not inside:
                 raise DataError(f"{path} holds no audio file ({', '.join(sorted(ENDINGS))})")
-            songs += chosen
-            passed_over += [str(file) for file in inside if file.suffix.lower() not in ENDINGS]
+            songs += map(str, inside)
+            passed_over += [(why, str(file)) for why, files in others.items() for file in files]
         elif given and not path.exists():
             raise DataError(f"{path} not found")
         else:
@@ -160,7 +160,7 @@ def run(songs, passed_over, args):
             print_answer(each, args, width)
     except KeyboardInterrupt:
         stopped = True
-    others = [{"file": name, "error": PASSED_OVER} for name in passed_over]
+    others = [{"file": name, "error": f"passed over, {why}"} for why, name in passed_over]
     if args.json:
         print(json.dumps(found + others, indent=1))
     for each in others if args.jsonl else []:
@@ -205,9 +205,7 @@ def main(argv=None):
         return 0
     songs, passed_over = find_songs(args.paths)
     if passed_over:
-        endings = (Path(name).suffix.lower() or "without an ending" for name in passed_over)
-        print(f"passed over {len(passed_over)} files that are no audio by their ending: {count(endings)}",
-              file=sys.stderr)
+        print(f"passed over {len(passed_over)} files: {count(why for why, _ in passed_over)}", file=sys.stderr)
     if not songs:
         raise DataError("the list names no song")
     return run(songs, passed_over, args)

@@ -142,10 +142,12 @@ def _seconds(path):
     try:
         file = soundfile.SoundFile(os.fsencode(path))
     except errors:
-        return _seconds_by_av(path)
+        return _seconds_by_av(path) * (_share(path) if os.fspath(path).lower().endswith(".mp3") else 1)
     with file:
         try:
-            return _present(path, file) / file.samplerate
+            if file.format == "FLAC" and file.frames:
+                file.seek(file.frames - 1)                              # raises where there is nothing
+            return file.frames / file.samplerate * (_share(path) if file.format == "MP3" else 1)
         except errors:
             return 0.0
 
@@ -173,31 +175,27 @@ def _quiet_decoders():
         os.close(nowhere)
 
 
-def _present(path, file):
-    """Samples in an open file: the header of an MP3 or FLAC that was cut off still promises all of them."""
-    if file.format == "MP3":
-        from mutagen.mp3 import MP3
+def _share(path):
+    """How much of an MP3 is there, from 0 to 1: the header of one that was cut off still promises all of it."""
+    from mutagen.mp3 import MP3
 
-        try:
-            info = MP3(path).info
-        except Exception:           # of a file that libsndfile opened: its word counts
-            return file.frames
-        promised = info.bitrate * info.length / 8               # bytes
-        return int(file.frames * min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1)))
-    if file.format == "FLAC" and file.frames:
-        file.seek(file.frames - 1)                              # raises where there is nothing
-    return file.frames
+    try:
+        info = MP3(path).info
+    except Exception:           # of a file that a decoder opened: its word counts
+        return 1
+    promised = info.bitrate * info.length / 8               # bytes
+    return min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1))
 
 
-def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
+def audit_audio(data_dir, subset="small", seconds=None, features_dir=None):
     """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
 
     Parameters
     ----------
     data_dir : path-like
     subset : str
-    seconds : float
-        As of features.py.
+    seconds : float, optional
+        As of features.py: by default those of the cache, else 30.
     features_dir : path-like, optional
         ``<data_dir>/features`` by default.
 
@@ -211,6 +209,8 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
     """
     import pandas as pd
 
+    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
+    seconds = seconds or (find_part(index.parent) or PART)["seconds"]
     paths = {track: path for track, path in audio_paths(data_dir, load_tracks(data_dir, subset), subset).items()
              if path.is_file()}
     found = pd.Series(durations(paths.values()), list(paths), dtype=float)
@@ -228,7 +228,6 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
         if len(short):
             problems.append(f"{len(short)} clips are shorter than {LEAST * seconds:g} s, so short at --seconds "
                             f"{seconds:g}: {some(short)}; --seconds {math.floor(found.min() / LEAST)} would keep all")
-    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
     if index.is_file():
         try:
             noted = load_index(index.parent)

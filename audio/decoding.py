@@ -103,7 +103,7 @@ class Samples:
             y = y[:, None]
         if y.ndim != 2 or not y.shape[1] or y.dtype.kind not in "fiu":
             raise Undecodable(f"an array of {y.dtype} of shape {y.shape}, not samples, or samples and channels")
-        if y.shape[0] < y.shape[1]:                 # librosa's order
+        if 0 < y.shape[0] < y.shape[1]:               # librosa's order
             y = y.T
         require_plausible(sample_rate, y.shape[1])
         full = 1.0 if y.dtype.kind == "f" else float(np.iinfo(y.dtype).max)

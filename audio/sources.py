@@ -70,7 +70,7 @@ def read_source(source):
 
 
 def find_audio(folder):
-    """Audio files below a folder, by their ending, in order of path; and {ending: [names]} of all else.
+    """Audio files below a folder, by their ending, in order of path; and {why: [paths]} of all else.
 
     Links are followed, but not into a folder above; hidden files and folders are passed over.
     """
@@ -85,11 +85,11 @@ def find_audio(folder):
         for name in sorted(names):
             path = Path(here) / name
             if name.startswith("."):
-                others["hidden"].append(name)
+                others["hidden"].append(path)
             elif path.suffix.lower() not in ENDINGS:
-                others[f"no audio: {path.suffix.lower() or 'without an ending'}"].append(name)
+                others[f"no audio: {path.suffix.lower() or 'without an ending'}"].append(path)
             elif not path.is_file():
-                others["a link to nothing"].append(name)
+                others["a link to nothing"].append(path)
             else:
                 files.append(path)
     return files, others
@@ -102,9 +102,10 @@ def from_folder(folder, tags=False):
     """
     files, others = find_audio(folder)
     if not files:
-        raise DataError(f"{folder} has no audio file, but {some(f'{len(x)} {k}' for k, x in others.items()) or 'none'}:"
-                        f" known endings are {some(sorted(ENDINGS), 30)}")
-    found, root = Source("a folder for each genre", left=others, folder=folder), Path(folder)
+        others = some(f"{len(paths)} {why}" for why, paths in others.items()) or "nothing"
+        raise DataError(f"{folder} has no audio file, but {others}: known endings are {some(sorted(ENDINGS), 30)}")
+    found, root = Source("a folder for each genre", folder=folder), Path(folder)
+    found.left |= {why: [path.name for path in paths] for why, paths in others.items()}
     while len(tops := {path.relative_to(root).parts[0] for path in files}) == 1 and (root / min(tops)).is_dir():
         root /= tops.pop()
     splits = all(name.lower() in SPLIT_NAMES and (root / name).is_dir() for name in tops)
@@ -178,7 +179,7 @@ def from_table(path):
         data = file.read(1 << 16)
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         if not wide and b"\0" in data:         # an archive, or audio, of any size
-            raise DataError(f"{path} is not a table: name a CSV or a folder, and unpack archives first")
+            raise DataError(f"{path} is not a table: save a spreadsheet as CSV, unpack an archive")
         data += file.read()
     try:
         encoding = "utf-16" if wide else "utf-8-sig"
@@ -186,15 +187,19 @@ def from_table(path):
     except UnicodeDecodeError:
         encoding = "cp1252"
         text = data.decode(encoding, "replace")
-    text = re.sub(r"\Asep=.\r?\n", "", text)            # Excel's
+    text = re.sub(r"\r\n?", "\n", text)
+    text = re.sub(r"\Asep=.\n", "", text)               # Excel's
     try:
         delimiter, places = _columns(path, text)
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)][1:]
+        lines = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        rows = [row for row in lines if any(row)][1:]
     except csv.Error as error:
         raise DataError(f"{path} is not a table ({error})") from error
     found = Source("a table", folder=path, origin="the table" if "artist" in places else "their tags",
                    said=[f"read as {encoding.removesuffix('-sig')}, separated by {DELIMITERS[delimiter]}"])
     for row in rows:
+        if several := next((cell for cell in row if cell.count("\n") > 1), ""):
+            raise DataError(f"{path} has a cell of several lines, {several[:40]!r}: close its quotation mark")
         given = {key: row[k].strip() if k < len(row) else "" for key, k in places.items()}
         file = path.parent / Path(given["path"]).expanduser()
         if not file.is_file() and "\\" in given["path"]:                # written on Windows
@@ -209,14 +214,18 @@ def from_table(path):
         entry = {key: given.get(key) or tags.get(key) for key in ("artist", "album_artist", "album", "title", "fold")}
         found.entries.append(entry | {"path": file, "genres": [given["genre"]],
                                       "split": SPLIT_NAMES.get(split.lower())})
+    if rows and not found.entries:
+        raise DataError(f"{path} names no file that is there, but {count_names(found.left['not found'])}: write paths "
+                        f"from the root, or relative to {path.parent.absolute()}")
     return found
 
 
 def _columns(path, text):
     """The delimiter of a table, and where each column stands."""
-    first = text.lstrip("\r\n").split("\n", 1)[0]
+    first = text.lstrip("\n").split("\n", 1)[0]
     for delimiter in DELIMITERS:
-        names = [name.strip().casefold() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+        names = [name.strip().casefold() for name in cells]
         places = {key: names.index(name) for key, known in COLUMNS.items() for name in known[::-1] if name in names}
         if {"path", "genre"} <= set(places):
             return delimiter, places

@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import current_process
+from numbers import Real
 
 import numpy as np
 
@@ -104,8 +105,11 @@ def bandwidth(y, sample_rate):
 def highest(feature, sample_rate):
     """The highest frequency (Hz) that a feature shows, of clips of a sample rate."""
     given = FEATURES[feature]
-    if "bins_per_octave" in given:
-        return given["fmin"] * 2 ** (given["n_bins"] / given["bins_per_octave"])
+    if isinstance(given.get("fmin"), str):          # a note
+        import librosa
+
+        octaves = given.get("n_bins", given["bins"]) / given.get("bins_per_octave", 12)
+        return float(librosa.note_to_hz(given["fmin"])) * 2**octaves
     return given.get("fmax", (sample_rate if feature == "mel128" else SAMPLE_RATE) / 2)
 
 
@@ -222,7 +226,7 @@ def classify(songs, classifier=None, workers=None, progress=False):
 def _as_list(songs):
     """Several songs as a list, also one alone, which may be a text, bytes or a pair."""
     one = isinstance(songs, (str, bytes, os.PathLike)) or hasattr(songs, "read") or (
-        isinstance(songs, tuple) and len(songs) == 2 and hasattr(songs[0], "__array__"))
+        isinstance(songs, tuple) and len(songs) == 2 and isinstance(songs[1], Real))
     return [songs] if one else list(songs)
 
 

@@ -1,6 +1,7 @@
 """Results of experiments: assembled from runs, written, checked and read."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -113,52 +114,65 @@ def save_result(path, result, tests):
 def load_results(folder, runs_folder=None):
     """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles.
 
-    With a folder ``runs/<dataset>`` also its finished runs of other experiments, see `load_runs`.
+    With a folder ``runs/<dataset>`` also its finished runs that no result holds, see `load_runs`.
     """
     first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
     mine = sorted(path for path in Path(folder).glob("*.json") if path.stem not in EXPERIMENTS and find_row(path.stem))
     paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *mine, *last]
     results = [result for result in map(read_result, paths) if result]
-    results += load_runs(runs_folder, {result["experiment"] for result in results}) if runs_folder else []
+    results += load_runs(runs_folder, results) if runs_folder else []
     if not results:
         raise DataError(f"no results in {folder}: python experiments.py run NAMES")
     return results
 
 
-def load_runs(folder, but=()):
+def load_runs(folder, stored=()):
     """Results of the finished runs in a folder ``runs/<dataset>``, such as training.py leaves.
 
     Parameters
     ----------
     folder : path-like
-    but : collection of str
-        Experiments to leave out.
+    stored : sequence of dict
+        Results; runs of their seeds, settings and protocol are left out.
 
     Returns
     -------
     results : list of dict
         As `summarise_runs` gives them, with the folders in ``runs``. Seeds of the same settings are one result, and so
-        are folds once all are there; a single fold, and settings that differ, are named behind the experiment.
+        are folds once all are there; a single fold, and what differs from a result, are named behind the experiment.
     """
-    groups = {}
+    groups, stored = {}, {result["experiment"]: result for result in stored}
     for path in sorted(Path(folder).glob("*/seed*")):
-        parts = fold_runs(path)
+        parts, there = fold_runs(path), stored.get(path.parent.name)
         whole = all(map(_is_trained, parts or [path]))
-        for run in () if path.parent.name in but else [path] if whole else filter(_is_trained, parts):
+        for run in [path] if whole else filter(_is_trained, parts):
             config = load_config((fold_runs(run) or [run])[0])
-            settings = {key: x for key, x in config["training"].items() if key not in ("seed", "precision", "graph")}
+            settings = _settings(config)
+            if (there and bool(there.get("folds")) == bool(parts) and settings == _settings(there["config"])
+                    and config["training"]["seed"] in [seed["seed"] for seed in there["seeds"]]):
+                continue
             what = path.parent.name + (f", {run.name.replace('fold', 'fold ')}" if run.name.startswith("fold") else
                                        ", folds" if parts else "")
             groups.setdefault(what, {}).setdefault(json.dumps(settings), []).append(run)
     found = []
     for what, by_settings in groups.items():
-        every = [json.loads(settings).items() for settings in by_settings]
-        same = [item for item in every[0] if all(item in other for other in every)]
+        experiment, every = what.partition(", ")[0], [json.loads(settings).items() for settings in by_settings]
+        usual = [_settings(stored[experiment]["config"]).items()] if experiment in stored else every
+        same = [item for item in usual[0] if all(item in other for other in usual)]
         for settings, runs in zip(every, by_settings.values(), strict=True):
-            differs = "".join(f", {key} {x}" for key, x in settings if (key, x) not in same)
-            name = what if (plain := what.removesuffix(", folds")) in groups else plain
-            found.append(summarise_runs(name + differs, runs) | {"runs": list(map(str, runs))})
+            name = what if experiment in [*groups, *stored] else what.removesuffix(", folds")
+            name += "".join(f", {key} {x}" for key, x in settings if (key, x) not in same)
+            name += "".join(f", {run.name}" for run in runs if name in stored)
+            found.append(summarise_runs(name, runs) | {"runs": list(map(str, runs))})
     return found
+
+
+def _settings(config):
+    """The settings of a run that make its network; older ones lack those that are off."""
+    from training import Training
+
+    return {key: config["training"].get(key, default) for key, default in asdict(Training()).items()
+            if key not in ("seed", "precision", "graph")}
 
 
 def _is_trained(run):

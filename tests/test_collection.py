@@ -270,7 +270,8 @@ def test_audio_inside_the_data_folder_moves_with_it(shelf, tmp_path):
 @pytest.mark.parametrize(("content", "said"), [
     (b"title,genre\nx,y\n", "has no columns path and genre in its first line ('title,genre')"),
     (b"", "has no columns path and genre"), (b"PK\x03\x04\0\0\0", "is not a table"), (b"path,genre\n", "has no track"),
-    (b'path,genre\n"x,y\n', "has no track")])
+    (b'path,genre\n"x,y\n', "names no file that is there, but 1 (x,y)"),
+    (b'path,genre\n"x,y\nz,y\nz,y\n', "has a cell of several lines")])
 def test_what_is_no_table_is_said_in_a_line(tmp_path, content, said):
     (tmp_path / "x.csv").write_bytes(content)
     assert said in refused(tmp_path / "x.csv", tmp_path / "data")

@@ -281,10 +281,14 @@ def test_finished_trainings_are_rows_of_the_table_and_of_the_notebooks(tiny, tmp
     assert [len(answers[name].columns) for name in names] == [4, 3, 3]         # artist, genre and the seeds
     assert [r["test"]["accuracy"] for r in found] == pytest.approx([correctness(answers[n]).mean() for n in names])
     monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("trained again"))
-    status, ran, _ = command(capsys, "run", name, *where, "--results-dir", tmp_path / "results", "--epochs", 1,
-                             "--one-cycle", "--repeats", 2)
-    assert status == 0 and len(cells(ran)) == 1
-    assert [r["experiment"] for r in load_results(tmp_path / "results" / "tiny")] == [name]
+    for repeats, also in ((2, []), (1, [f"{name}, seed1"])):
+        results = tmp_path / str(repeats) / "tiny"
+        status, ran, _ = command(capsys, "run", name, *where, "--results-dir", results.parent, "--epochs", 1,
+                                 "--one-cycle", "--repeats", repeats)
+        assert status == 0 and len(cells(ran)) == 1
+        assert [r["experiment"] for r in load_results(results)] == [name]
+        both = load_results(results, tmp_path / "runs" / "tiny")
+        assert {r["experiment"] for r in both} == {name, *also, *names[1:]} and len(both) == 3 + len(also)
 
 
 @pytest.mark.parametrize("argv, words", [

@@ -60,8 +60,18 @@ def test_a_folder_says_what_it_passed_over_and_json_names_it(capsys, tmp_path, m
     assert status == 0 and len(found) == 7 and "genre" in found["b.wav"]
     assert found["a.m4a"]["error"] == "m4a: install PyAV (pip install av)"
     assert all("passed over" in found[name]["error"] for name in ("cover.JPG", "notes.txt", "back.jpg", "README"))
-    assert "passed over 4 files that are no audio by their ending: 2 .jpg, 1 without an ending, 1 .txt" in err
+    assert "passed over 4 files: 2 no audio: .jpg, 1 no audio: without an ending, 1 no audio: .txt" in err
     assert "2 of 3 songs not classified: 2 m4a: install PyAV (pip install av)" in err
+
+
+def test_a_folder_of_links_is_read_as_collection_py_reads_it(many, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "all").symlink_to(many, target_is_directory=True)
+    (many / "._0.wav").touch()                              # of macOS
+    songs, passed_over = predict.find_songs([str(tmp_path / "links")])
+    folder = tmp_path / "links" / "all"
+    assert songs == [str(folder / f"{k}.wav") for k in range(5)]
+    assert passed_over == [("hidden", str(folder / "._0.wav"))]
 
 
 def test_playlists_and_lists_on_stdin(tmp_path, monkeypatch):

@@ -98,6 +98,12 @@ def test_a_network_of_fma_hears_every_file_at_fmas_rate(tmp_path):
     assert own[0].mean(1).argmax() > tone_band
 
 
+def test_the_highest_frequency_of_each_feature_is_known():
+    found = {name: songs.highest(name, 44_100) for name in songs.FEATURES}
+    assert found["mel128"] == 22_050 and found["mel_stft"] == 11_025 and found["cqt128"] == pytest.approx(10_795, abs=1)
+    assert found["cqt"] == found["chroma_cqt"] == found["logstft84"] == pytest.approx(4_186, abs=1)     # C8
+
+
 def test_silent_windows_are_left_out(tmp_path, classifier):
     silence = np.zeros((30 * RATE, 1), np.float32)
     soundfile.write(tmp_path / "x.wav", np.concatenate([tone(30), silence, tone(30)]), RATE)
