@@ -345,7 +345,8 @@ def main(argv=None):
         parser.error("--seconds must be from 1 to 3600")
     data_dir = find_data(args.data_dir)
     tracks = load_tracks(data_dir, args.subset)
-    print(f"{data_dir}: {len(tracks)} tracks, {len(set(artists_of(tracks)))} artists\n")
+    artists = f"{len(set(artists_of(tracks)))} artists" if "artist_id" in tracks else "artists unknown"
+    print(f"{data_dir}: {len(tracks)} tracks, {artists}\n")
     print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
     summary, problems = audit_audio(data_dir, args.subset, args.seconds)
     problems = audit(data_dir, args.subset) + problems

@@ -233,7 +233,8 @@ def find_known(features_dir, names, ids, part=PART):
         return None, False
     known = load_index(features_dir)
     if not np.array_equal(known["track_id"], ids):
-        raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: pass --features-dir")
+        raise DataError(f"{features_dir}/index.csv lists other tracks than tracks.csv: delete {features_dir} or pass "
+                        "--features-dir")
     return known, len(find_present(features_dir, names, len(ids), part)) == len(names)
 
 

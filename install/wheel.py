@@ -34,11 +34,12 @@ MAIN = f'''"""The commands: {PACKAGE} predict song.mp3, {PACKAGE} features --hel
 
 import runpy
 import sys
+from importlib.resources import files
 
 
 def main():
     name, known = (sys.argv[1:] or ["--help"])[0], "{", ".join(COMMANDS)}"
-    if not name.replace(".", "").isidentifier() or name.startswith("_"):
+    if name.startswith(("_", ".")) or not (files("{PACKAGE}") / (name.replace(".", "/") + ".py")).is_file():
         print(f"usage: {PACKAGE} COMMAND ...   ({{known}}; COMMAND --help)")
         sys.exit(0 if name in ("-h", "--help") else 2)
     del sys.argv[0]

@@ -65,7 +65,8 @@ def test_three_lines_in_a_folder_with_modules_of_ones_own(installed, tmp_path):
 def test_its_commands_are_ours(installed, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(installed)}
     for command, status, line in (("predict nothing.mp3", 2, "predict.py: nothing.mp3 not found"),
-                                  ("fma --help", 0, "--data-dir"), ("", 0, "musicgenres COMMAND")):
+                                  ("fma --help", 0, "--data-dir"), ("", 0, "musicgenres COMMAND"),
+                                  ("nonsense", 2, "usage: musicgenres COMMAND")):
         done = subprocess.run([sys.executable, "-m", "musicgenres", *command.split()], cwd=tmp_path, env=environment,
                               capture_output=True, text=True)
         assert done.returncode == status and line in done.stdout + done.stderr
