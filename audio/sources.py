@@ -74,11 +74,12 @@ def find_audio(folder):
 
     Links are followed, but not into a folder above; hidden files and folders are passed over.
     """
-    def fail(error):
-        raise error
-
     files, others = [], defaultdict(list)
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+
+    def refused(error):
+        others["a folder that cannot be read"].append(Path(error.filename))
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=refused):
         real = Path(here).resolve()
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and not real.is_relative_to((Path(here) / name).resolve()))
@@ -102,8 +103,9 @@ def from_folder(folder, tags=False):
     """
     files, others = find_audio(folder)
     if not files:
-        others = some(f"{len(paths)} {why}" for why, paths in others.items()) or "nothing"
-        raise DataError(f"{folder} has no audio file, but {others}: known endings are {some(sorted(ENDINGS), 30)}")
+        passed_over = some(f"{len(paths)} {why}" for why, paths in others.items())
+        raise DataError(f"{folder} has no audio file{passed_over and f', but {passed_over}'}: known endings are "
+                        f"{some(sorted(ENDINGS), 30)}")
     found, root = Source("a folder for each genre", folder=folder), Path(folder)
     found.left |= {why: [path.name for path in paths] for why, paths in others.items()}
     while len(tops := {path.relative_to(root).parts[0] for path in files}) == 1 and (root / min(tops)).is_dir():

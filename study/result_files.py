@@ -153,13 +153,13 @@ def load_runs(folder, stored=()):
                 continue
             what = path.parent.name + (f", {run.name.replace('fold', 'fold ')}" if run.name.startswith("fold") else
                                        ", folds" if parts else "")
-            groups.setdefault(what, {}).setdefault(json.dumps(settings), []).append(run)
+            groups.setdefault(what, {}).setdefault(settings, []).append(run)
     found = []
     for what, by_settings in groups.items():
-        experiment, every = what.partition(", ")[0], [json.loads(settings).items() for settings in by_settings]
-        usual = [_settings(stored[experiment]["config"]).items()] if experiment in stored else every
-        same = [item for item in usual[0] if all(item in other for other in usual)]
-        for settings, runs in zip(every, by_settings.values(), strict=True):
+        experiment = what.partition(", ")[0]
+        usual = [_settings(stored[experiment]["config"])] if experiment in stored else list(by_settings)
+        same = set.intersection(*map(set, usual))
+        for settings, runs in by_settings.items():
             name = what if experiment in [*groups, *stored] else what.removesuffix(", folds")
             name += "".join(f", {key} {x}" for key, x in settings if (key, x) not in same)
             name += "".join(f", {run.name}" for run in runs if name in stored)
@@ -171,8 +171,8 @@ def _settings(config):
     """The settings of a run that make its network; older ones lack those that are off."""
     from training import Training
 
-    return {key: config["training"].get(key, default) for key, default in asdict(Training()).items()
-            if key not in ("seed", "precision", "graph")}
+    return tuple((key, config["training"].get(key, default)) for key, default in asdict(Training()).items()
+                 if key not in ("seed", "precision", "graph"))
 
 
 def _is_trained(run):
