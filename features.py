@@ -45,7 +45,7 @@ from audio.embeddings import EMBEDDINGS, embed_stream
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
-from fma import SUBSETS, DataError, audio_paths, find_data, load_tracks, progress_bar, run_command
+from fma import DataError, add_data_options, audio_paths, find_data, load_tracks, progress_bar, run_command
 
 LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
@@ -263,7 +263,7 @@ def _start(text):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    add_data_options(parser)
     parser.add_argument("--features", nargs="+", choices=(*FEATURES, *EMBEDDINGS), metavar="NAME",
                         help=f"which of {', '.join((*FEATURES, *EMBEDDINGS))} (default: the study's six, up to mfcc)")
     parser.add_argument("--seconds", type=float, metavar="S",
@@ -277,7 +277,6 @@ def main(argv=None):
     parser.add_argument("--pitch-shift", nargs="+", type=int, choices=SEMITONES, default=[], metavar="SEMITONES",
                         help="also copies of the features with the training clips shifted by so much, for "
                              "training.py --pitch-copies true: -12 to 12, say -2 -1 1 2")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="where the cache goes (default: features in the data folder)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core); 1: none but this one, which "
                                                     "a clip that crashes its decoder would end")

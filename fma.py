@@ -87,6 +87,12 @@ def run_command(main, resumes=False):
         return 130
 
 
+def add_data_options(parser):
+    """Add the options of every command on a collection, --data-dir and --subset, to an argparse parser."""
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
+
+
 def progress_bar(*args, show=True, **kwargs):
     """tqdm's progress bar; disabled by `show`, or by TQDM_DISABLE, which tqdm's bar for notebooks ignores."""
     from tqdm.auto import tqdm
@@ -335,8 +341,7 @@ def main(argv=None):
     from audio.audit import audit, audit_audio  # which is below this module: the command alone needs it
 
     parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--seconds", type=float, default=30, metavar="S",
                         help="length of a clip, as it will be asked of features.py (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 
 # fma first: it sets how the threads of torch wait.
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command
+from fma import DataError, add_data_options, find_data, progress_bar, run_command
 
 # isort: split
 import torch
@@ -345,8 +345,7 @@ def given_settings(args):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Train one experiment with one seed; continues where it was stopped.")
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a name from: python experiments.py list")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--fold", type=int, metavar="K", help="test on fold K, validate on the next, learn the others "
                                                               "(default: the split of tracks.csv)")

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from audio.cache import USABLE, load_index, open_feature
-from fma import SPLITS, SUBSETS, DataError, artists_of, dataset_name, find_data, load_tracks, run_command
+from fma import SPLITS, DataError, add_data_options, artists_of, dataset_name, find_data, load_tracks, run_command
 from study.rows import EXPERIMENTS
 from study.runner import run_experiments
 from study.tables import RUNGS, ladder_table
@@ -202,8 +202,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Train one network with splits that leak more and more.")
     parser.add_argument("experiment", nargs="?", default="mel128_square", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list (default: mel128_square)")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--frames", type=int, default=64, help="frames of a chunk (default: 64)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)

@@ -56,12 +56,14 @@ def _is_result(result):
 def count_seeds(path, repeats=None, folds=False):
     """How many seeds to run: ``repeats``, by default as many as the result in the file has, else one.
 
-    A DataError if that result has more seeds than ``repeats``, or another protocol, because it would be lost.
+    A DataError if ``repeats`` is below 1, or if the result would be lost: it has more seeds, or another protocol.
     """
     result = read_result(path)
     if result and bool(result.get("folds")) != folds:
         raise DataError(f"{path} holds {other_protocol(folds)}: pass another --results-dir, or delete it")
     there = len(result["seeds"]) if result else 1
+    if repeats is not None and repeats < 1:
+        raise DataError("--repeats must be at least 1")
     if repeats and repeats < there:
         raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
     return repeats or there
