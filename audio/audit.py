@@ -131,7 +131,7 @@ def durations(paths):
     list of float
         0 for a file that cannot be read, or is not there.
     """
-    with _quiet_decoders():
+    with quiet_decoders():
         return [_seconds(path) if os.path.isfile(path) else 0.0 for path in paths]      # a pipe would wait for a writer
 
 
@@ -160,7 +160,7 @@ def _seconds_by_av(path):
 
 
 @contextmanager
-def _quiet_decoders():
+def quiet_decoders():
     """Keep remarks of C libraries on damaged files off the terminal: they write to stderr by its number."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

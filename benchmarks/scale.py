@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from audio import (
     cache,  # noqa: E402
     cluster,  # noqa: E402
 )
+from audio.audit import quiet_decoders  # noqa: E402
 from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
 from benchmarks.extraction import describe, find_clips, lay_out  # noqa: E402
 from benchmarks.timing import ONE_THREAD, ROOT, machine  # noqa: E402
@@ -63,20 +63,6 @@ def lengthen(clips, folder):
     return sorted(folder.glob("*.mp3"))
 
 
-@contextmanager
-def no_stderr():
-    """Without what libmpg123 says of each file whose header tells another length."""
-    sys.stderr.flush()
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nothing)
-
-
 def prepare(folder, clips, n_tracks):
     """A collection of links with the arrays of an unfinished run; what `features` needs to process its rows."""
     lay_out(folder, clips, n_tracks)
@@ -92,7 +78,7 @@ def time_tracks(clips, repeats):
     from threadpoolctl import threadpool_limits
 
     rows, found = [], {}
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1), no_stderr():
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1), quiet_decoders():
         for name, paths in (("clip of 30 s", clips), ("full track", lengthen(clips, Path(folder)))):
             with tempfile.TemporaryDirectory() as data_dir:
                 features.open_worker(*prepare(data_dir, paths, len(paths)))
