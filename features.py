@@ -9,7 +9,7 @@
 
 Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
 moment, running it again continues and gives the same bytes: arrays grow in ``features/.partial`` and are moved when
-all rows are there (audio/cache.py).
+all rows are there (audio/filling.py).
 """
 
 import argparse
@@ -23,25 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from audio.audit import no_audio, report
-from audio.cache import (
-    ARRAYS,
-    PART,
-    SEMITONES,
-    InUse,
-    clear_finished,
-    copy_name,
-    empty_row,
-    find_known,
-    find_part,
-    finish,
-    load_index,
-    lock,
-    make_plan,
-    read_status,
-)
+from audio.cache import ARRAYS, PART, SEMITONES, copy_name, find_known, find_part, load_index
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
 from audio.embeddings import EMBEDDINGS, embed_stream
+from audio.filling import InUse, clear_finished, empty_row, finish, lock, make_plan, read_status
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes

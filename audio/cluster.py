@@ -3,7 +3,7 @@
     python features.py --data-dir data --scheduler tcp://host:8786
 
 Data folder and cache are on a file system that all machines see under the same path. Who computes a clip writes its
-rows into the one cache (audio/cache.py), in place, and nobody else writes these: the bytes are those of one process.
+rows into the one cache (audio/filling.py), in place, and nobody else writes these: the bytes are those of one process.
 docs/scale.md says how to begin, what it costs and where it ends.
 """
 

@@ -23,6 +23,7 @@ import features  # noqa: E402
 from audio import (
     cache,  # noqa: E402
     cluster,  # noqa: E402
+    filling,  # noqa: E402
 )
 from audio.audit import quiet_decoders  # noqa: E402
 from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
@@ -70,7 +71,7 @@ def prepare(folder, clips, n_tracks):
     paths = [audio_path(folder, track) for track in ids]
     partial.mkdir(parents=True)
     (partial / "shared").touch()        # written through, as where machines share it
-    return paths, np.ones(n_tracks, bool), partial, cache.make_plan(partial.parent, STUDY_FEATURES, ids)
+    return paths, np.ones(n_tracks, bool), partial, filling.make_plan(partial.parent, STUDY_FEATURES, ids)
 
 
 def time_tracks(clips, repeats):
@@ -200,11 +201,11 @@ def time_schedulers(numbers, batches, clip_seconds, rounds):
 def write_rows(setup, first, step, count):
     """Write random rows of all features for every step-th track; in a process of its own."""
     *_, partial, infos = setup
-    rng, files = np.random.default_rng(first), {name: cache.open_array(partial, name) for name in infos}
+    rng, files = np.random.default_rng(first), {name: filling.open_array(partial, name) for name in infos}
     data = {name: rng.bytes(row_bytes(info)) for name, info in infos.items()}
     for row in range(first, first + step * count, step):
         for name, info in infos.items():
-            cache.write_row(files[name], row, info["shape"][0], data[name])
+            filling.write_row(files[name], row, info["shape"][0], data[name])
 
 
 def row_bytes(info):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.cache import save_whole
 from dataset import leaking_artists
 from fma import DataError, artists_of, load_tracks, some
-from learning.runs import save_whole
 
 FOLDS = 5       # where they are drawn
 

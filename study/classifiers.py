@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
+from audio.cache import save_text
 from dataset import leaking_artists
 from fma import SPLITS, progress_bar
 from learning.folds import take_fold
@@ -33,7 +34,6 @@ from learning.runs import (
     load_probabilities,
     run_folder,
     save_probabilities,
-    save_whole,
 )
 from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result, seed_line
 
@@ -132,7 +132,7 @@ def fit_seed(name, data, seed, run_dir, config):
     model.fit(*data.part("training"))
     config = {**config, "seconds": round(time.process_time() - start, 3)}
     run_dir.mkdir(parents=True, exist_ok=True)
-    save_whole(run_dir / "config.json", lambda path: path.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+    save_text(run_dir / "config.json", json.dumps(config, indent=1))
     save_probabilities(run_dir, data, {split: torch.from_numpy(scores_of(model, data.part(split)[0]))
                                        for split in SPLITS[1:]})
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.cache import save_text, save_whole
 from evaluation import summarise
 from fma import SPLITS, DataError
 from learning.runs import (
@@ -15,7 +16,6 @@ from learning.runs import (
     load_history,
     load_probabilities,
     run_folder,
-    save_whole,
     selected,
 )
 from study.predictions import prediction_table
@@ -108,8 +108,7 @@ def save_result(path, result, tests):
     path.parent.mkdir(parents=True, exist_ok=True)
     table = prediction_table(tests, [seed["seed"] for seed in result["seeds"]])
     save_whole(path.with_suffix(".csv"), lambda temporary: table.to_csv(temporary, lineterminator="\n"))
-    text = json.dumps(result, indent=1) + "\n"
-    save_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    save_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def load_results(folder, runs_folder=None):

@@ -18,8 +18,7 @@ from conftest import ROOT
 from test_features import command, contents, fails
 
 import features
-from audio import cache as cache_files
-from audio import cluster, shards
+from audio import cluster, filling, shards
 from audio.cache import load_index
 from benchmarks import scale
 from features import fill_cache
@@ -342,7 +341,7 @@ def test_what_is_no_shard_is_said_in_a_line(text, small, capsys):
 def test_arrays_that_another_machine_allocated_are_not_emptied(tmp_path, monkeypatch):
     """On NFS their plan may be seen some time after the lock is free."""
     partial, calls = tmp_path / ".partial", []
-    with cache_files.lock(partial, "shared") as file:
+    with filling.lock(partial, "shared") as file:
         file.write("2")
     monkeypatch.setattr(time, "sleep", lambda seconds: (partial / "plan.json").touch())
     plan = lambda: calls.append((partial / "plan.json").exists())       # noqa: E731
@@ -354,7 +353,7 @@ def test_the_journal_of_a_shard_at_work_is_read_and_left_alone(tmp_path):
     own, other = tmp_path / "progress-1of2.csv", tmp_path / "progress-2of2.csv"
     for journal, text in ((own, "0,ok\n2,o"), (other, "1,ok\n3,s")):      # of a killed one; at this moment
         journal.write_text(text)
-    assert cache_files.read_status(tmp_path, None, {"x": {}}, 4, own) == {0: "ok", 1: "ok"}
+    assert filling.read_status(tmp_path, None, {"x": {}}, 4, own) == {0: "ok", 1: "ok"}
     assert (own.read_text(), other.read_text()) == ("0,ok\n", "1,ok\n3,s")
 
 
@@ -363,11 +362,11 @@ def test_a_lock_in_a_folder_that_was_cleared_up_does_not_count(tmp_path):
     held = []
 
     def wait():
-        with cache_files.lock(tmp_path, wait=True) as file:
+        with filling.lock(tmp_path, wait=True) as file:
             held.append(os.path.samestat(os.fstat(file.fileno()), os.stat(first)))
             second.set()
 
-    with cache_files.lock(tmp_path):
+    with filling.lock(tmp_path):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.2)
@@ -378,7 +377,7 @@ def test_a_lock_in_a_folder_that_was_cleared_up_does_not_count(tmp_path):
 def test_arrays_that_machines_share_are_written_through(tmp_path):
     (tmp_path / "x.npy").touch()
     for shared in (False, True):
-        with cache_files.open_array(tmp_path, "x") as file:
+        with filling.open_array(tmp_path, "x") as file:
             assert bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DSYNC) == shared
         (tmp_path / "shared").touch()
 
@@ -387,7 +386,7 @@ def test_a_shard_waits_for_one_that_looks_whether_it_was_the_last(tmp_path):
     began, looked = threading.Event(), []
 
     def look():
-        with cache_files.lock(tmp_path):
+        with filling.lock(tmp_path):
             began.set()
             time.sleep(0.5)
             looked.append("ended")
