@@ -29,9 +29,9 @@ from benchmarks.timing import machine  # noqa: E402
 from benchmarks.training import CLASSES, NETWORKS, build, original_epoch  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
 from learning.devices import choose_device  # noqa: E402
-from learning.steps import StepGraph, train_epoch  # noqa: E402
+from learning.steps import StepGraph, optimizer_for, train_epoch  # noqa: E402
 from study.tables import format_table  # noqa: E402
-from training import Training, optimizer_for  # noqa: E402
+from training import Training  # noqa: E402
 
 SIZE, CLIPS = (84, 640), 6400
 PRECISIONS = ("float32", "float16", "bfloat16")

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 import training
 from fma import DataError, run_command
-from learning import devices, inference, runs
+from learning import devices, inference, runs, steps
 from learning.steps import learning_rate
 from study.rows import EXPERIMENTS
 from training import Training
@@ -279,7 +279,7 @@ def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch, precision)
             norms.append(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm().item())
             super().step()
 
-    monkeypatch.setitem(training.OPTIMIZERS, "adam", Watched)
+    monkeypatch.setitem(steps.OPTIMIZERS, "adam", Watched)
     train(tiny, tmp_path / "free", epochs=2, precision=precision)
     free, norms[:] = norms[:], []
     train(tiny, tmp_path / "clipped", epochs=2, clip_norm=0.1, precision=precision)
@@ -395,7 +395,7 @@ def test_a_finished_run_is_read_where_its_precision_is_missing(tiny, tmp_path, m
 
 def overflowing(monkeypatch, start=2.0**24):
     """A scale that overflows at first and then grows every second step, until it overflows again."""
-    monkeypatch.setattr(training, "gradient_scaler", lambda precision, device: torch.amp.GradScaler(
+    monkeypatch.setattr(devices, "gradient_scaler", lambda precision, device: torch.amp.GradScaler(
         device.type, init_scale=start, growth_interval=2, enabled=precision == "float16"))
 
 
