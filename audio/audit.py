@@ -241,6 +241,20 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
     return summary, problems
 
 
+def print_audit(data_dir, subset="small", seconds=30):
+    """What ``python fma.py`` prints: tracks by genre and split, then lengths of the audio, and all problems."""
+    import pandas as pd
+
+    if not 1 <= seconds <= 3600:
+        raise DataError("--seconds must be from 1 to 3600")
+    tracks = load_tracks(data_dir, subset)
+    print(f"{data_dir}: {len(tracks)} tracks, {len(set(artists_of(tracks)))} artists\n")
+    print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
+    lengths, problems = audit_audio(data_dir, subset, seconds)
+    problems = audit(data_dir, subset) + problems
+    print("\n" + "\n".join([*lengths, *(f"- {line}" for line in problems or ["no problems found"])]))
+
+
 # ---------------------------------------------------------------- what features.py says
 
 
