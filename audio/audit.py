@@ -189,7 +189,7 @@ def _present(path, file):
     return file.frames
 
 
-def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
+def audit_audio(data_dir, subset="small", seconds=30):
     """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
 
     Parameters
@@ -198,8 +198,6 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
     subset : str
     seconds : float
         As of features.py.
-    features_dir : path-like, optional
-        ``<data_dir>/features`` by default.
 
     Returns
     -------
@@ -228,7 +226,7 @@ def audit_audio(data_dir, subset="small", seconds=30, features_dir=None):
         if len(short):
             problems.append(f"{len(short)} clips are shorter than {LEAST * seconds:g} s, so short at --seconds "
                             f"{seconds:g}: {some(short)}; --seconds {math.floor(found.min() / LEAST)} would keep all")
-    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
+    index = Path(data_dir) / "features" / "index.csv"
     if index.is_file():
         try:
             noted = load_index(index.parent)

@@ -208,14 +208,13 @@ def _outcome(run):
     return {"epoch": None, "epochs": None, **right, "test_max": None, "seconds": load_config(run)["seconds"]}
 
 
-def tsne_map(values, seed=0):
+def tsne_map(values):
     """Map clips to a plane so that neighbours stay neighbours, by t-SNE [1]_ of their statistics.
 
     Parameters
     ----------
     values : ndarray, shape (clips, columns)
         The columns are standardised and reduced to 50 principal components first.
-    seed : int
 
     Returns
     -------
@@ -227,5 +226,5 @@ def tsne_map(values, seed=0):
     .. [1] L. van der Maaten, G. Hinton, "Visualizing data using t-SNE", Journal of Machine Learning Research 9, 2008.
     """
     x = StandardScaler().fit_transform(values)
-    x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
-    return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed).fit_transform(x)
+    x = PCA(min(50, *x.shape), random_state=0).fit_transform(x)
+    return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=0).fit_transform(x)

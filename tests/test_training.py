@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 import training
 from fma import DataError, run_command
-from learning import devices, inference, runs, steps
+from learning import devices, inference, runs
 from learning.steps import learning_rate
 from study.rows import EXPERIMENTS
 from training import Training
@@ -279,7 +279,7 @@ def test_clip_norm_bounds_every_gradient(tiny, tmp_path, monkeypatch, precision)
             norms.append(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm().item())
             super().step()
 
-    monkeypatch.setitem(steps.OPTIMIZERS, "adam", Watched)
+    monkeypatch.setitem(training.OPTIMIZERS, "adam", Watched)
     train(tiny, tmp_path / "free", epochs=2, precision=precision)
     free, norms[:] = norms[:], []
     train(tiny, tmp_path / "clipped", epochs=2, clip_norm=0.1, precision=precision)

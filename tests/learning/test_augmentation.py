@@ -261,7 +261,7 @@ def test_the_mean_of_the_weights_is_what_is_kept(longer, tmp_path):
             steps.append([p.detach().clone() for group in self.param_groups for p in group["params"]])
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(steps.OPTIMIZERS, "adam", Watched)
+        monkeypatch.setitem(training.OPTIMIZERS, "adam", Watched)
         run_dir, _ = training.run("x", {"feature": "chroma_cqt", "model": "SquareCNN"}, longer,
                                   {"epochs": 1, "average": 0.5, "batch_size": 16, "precision": "float32"}, tmp_path,
                                   device="cpu", progress=False)
