@@ -85,7 +85,7 @@ def data_fingerprints(dataset, split="split"):
     used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
              for name, table in (("tracks.csv", used), ("index.csv", dataset.tracks["status"]))}
-    for part in getattr(dataset, "parts", [dataset]):
+    for part in dataset.parts:
         for name in (part.feature, *(copy_name(part.feature, semitones) for semitones in part.copies or ())):
             if name not in part.hashes:
                 with open(part.features_dir / f"{name}.npy", "rb") as file:

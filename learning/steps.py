@@ -154,7 +154,7 @@ def training_batch(dataset, rows, settings, generator):
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
     parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
-    in_db = [part.scale == "db" and "power" in part.info for part in (dataset.parts if joint else [dataset])]
+    in_db = [part.scale == "db" and "power" in part.info for part in dataset.parts]
     parts, targets = augment(parts, targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 

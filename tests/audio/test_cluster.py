@@ -275,7 +275,7 @@ def test_without_dask_or_a_scheduler_a_line_says_what_to_do(small, tmp_path, cap
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
 def test_workers_keep_their_memory_between_clips():
-    code = ("import resource\nfrom audio import cluster\ncluster.keep_memory()\n"
+    code = ("import resource\nfrom audio import cluster\ncluster.set_malloc(**cluster.MALLOC)\n"
             "for k in range(9):\n    del (x := bytearray(2**23))[:]\n    if k == 3:\n"
             "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n")
