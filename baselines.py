@@ -14,7 +14,7 @@ accuracy is only reported.
 import argparse
 import sys
 
-from fma import SUBSETS, DataError, find_data, run_command, some
+from fma import DataError, add_data_options, find_data, run_command, some
 from study.classifiers import CLASSIFIERS, fit_baselines
 from study.statistics import ONLY, Statistics
 from study.tables import results_table
@@ -23,8 +23,7 @@ from study.tables import results_table
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Fit classifiers on track statistics and print their results.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(CLASSIFIERS)} (default: all)")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
     parser.add_argument("--features", nargs="+", metavar="NAME", default=[],
                         help="use statistics of these cached features instead, for example mel128 vggish")
@@ -36,9 +35,8 @@ def main(argv=None):
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
     unknown = [name for name in args.names if name not in CLASSIFIERS]
-    if unknown or args.repeats is not None and args.repeats < 1:
-        raise DataError(f"no classifier is named {some(unknown)}: choose from {', '.join(CLASSIFIERS)}" if unknown
-                        else "--repeats must be at least 1")
+    if unknown:
+        raise DataError(f"no classifier is named {some(unknown)}: choose from {', '.join(CLASSIFIERS)}")
     if args.only and args.features:
         raise DataError("--only selects among FMA's statistics, --features replaces them: pass one of the two")
     data = Statistics(find_data(args.data_dir), args.subset, args.features_dir, args.only, args.features)

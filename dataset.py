@@ -133,6 +133,11 @@ class FeatureDataset:
         return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]}{scale}, {len(self.genres)} "
                 f"genres, {counts}{remarks(self)}")
 
+    @property
+    def parts(self):
+        """The data set of each feature: itself, as `JointDataset` has several."""
+        return [self]
+
     def is_held(self):
         """Whether the values are where batches are wanted, not on a disk."""
         return not isinstance(self.array, np.ndarray)

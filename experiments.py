@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fma import SUBSETS, DataError, dataset_name, find_data, run_command, some
+from fma import DataError, add_data_options, dataset_name, find_data, run_command, some
 from plots.page import save_page
 from study.marked_tables import write_marked_tables
 from study.result_files import count_seeds, load_results
@@ -44,8 +44,7 @@ def main(argv=None):
 
         add_settings(run)
     for command in (run, table):
-        command.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-        command.add_argument("--subset", default="small", choices=SUBSETS)
+        add_data_options(command)
         command.add_argument("--runs-dir", help="default: runs, or runs/quick")
         command.add_argument("--results-dir", help="default: results, or runs/quick/results")
     args = parser.parse_args(argv)
@@ -66,9 +65,8 @@ def main(argv=None):
         print(results_table(load_results(Path(results_dir) / name, Path(runs_dir) / name)))
         return
     unknown = [name for name in args.names if not find_row(name)]
-    if unknown or args.repeats is not None and args.repeats < 1:
-        raise DataError(f"no experiment is named {some(unknown)}: see python experiments.py list" if unknown
-                        else "--repeats must be at least 1")
+    if unknown:
+        raise DataError(f"no experiment is named {some(unknown)}: see python experiments.py list")
     results = []
     for name in args.names or DEMO:
         settings = QUICK | DEMO.get(name, {}) if quick else {}

@@ -9,7 +9,7 @@
 
 Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
 moment, running it again continues and gives the same bytes: arrays grow in ``features/.partial`` and are moved when
-all rows are there (audio/cache.py).
+all rows are there (audio/filling.py).
 """
 
 import argparse
@@ -23,29 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from audio.audit import no_audio, report
-from audio.cache import (
-    ARRAYS,
-    PART,
-    SEMITONES,
-    InUse,
-    clear_finished,
-    copy_name,
-    empty_row,
-    find_known,
-    find_part,
-    finish,
-    load_index,
-    lock,
-    make_plan,
-    read_status,
-)
+from audio.cache import ARRAYS, PART, SEMITONES, copy_name, find_known, find_part, load_index
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
 from audio.embeddings import EMBEDDINGS, embed_stream
+from audio.filling import InUse, clear_finished, empty_row, finish, lock, make_plan, read_status
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
-from fma import SUBSETS, DataError, audio_paths, find_data, load_tracks, progress_bar, run_command
+from fma import DataError, add_data_options, audio_paths, find_data, load_tracks, progress_bar, run_command
 
 LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
@@ -263,7 +249,7 @@ def _start(text):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    add_data_options(parser)
     parser.add_argument("--features", nargs="+", choices=(*FEATURES, *EMBEDDINGS), metavar="NAME",
                         help=f"which of {', '.join((*FEATURES, *EMBEDDINGS))} (default: the study's six, up to mfcc)")
     parser.add_argument("--seconds", type=float, metavar="S",
@@ -277,7 +263,6 @@ def main(argv=None):
     parser.add_argument("--pitch-shift", nargs="+", type=int, choices=SEMITONES, default=[], metavar="SEMITONES",
                         help="also copies of the features with the training clips shifted by so much, for "
                              "training.py --pitch-copies true: -12 to 12, say -2 -1 1 2")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
     parser.add_argument("--features-dir", help="where the cache goes (default: features in the data folder)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core); 1: none but this one, which "
                                                     "a clip that crashes its decoder would end")

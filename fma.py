@@ -47,9 +47,9 @@ COLUMNS = {
 }
 TEXTS = ("track", "genre_top"), ("track", "file")   # a genre may be called 1980, or None
 
-ENDINGS = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-           ".rf64", ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mp2", ".mka", ".webm",
-           ".ac3", ".amr", ".dsf", ".dts", ".spx", ".tak", ".tta"}          # of audio files; see also decoding.NATIVE
+NATIVE = set(".mp3 .flac .ogg .oga .opus .wav .aif .aiff .aifc .au .snd .caf .w64 .rf64".split())   # for libsndfile
+ENDINGS = NATIVE | set(".m4a .m4b .mp4 .3gp .aac .wma .ape .wv .mpc .mp2 .mka .webm .ac3 .amr .dsf .dts .spx .tak "
+                       ".tta".split())     # of audio files: PyAV reads the rest
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
               errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
@@ -85,6 +85,12 @@ def run_command(main, resumes=False):
         print("\ninterrupted: " + ("run the same command to continue" if resumes else "the same command begins again"),
               file=sys.stderr)
         return 130
+
+
+def add_data_options(parser):
+    """Add the options of every command on a collection, --data-dir and --subset, to an argparse parser."""
+    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
+    parser.add_argument("--subset", default="small", choices=SUBSETS)
 
 
 def progress_bar(*args, show=True, **kwargs):
@@ -330,27 +336,14 @@ def some(items, most=5):
 
 
 def main(argv=None):
-    import pandas as pd
-
-    from audio.audit import audit, audit_audio  # which is below this module: the command alone needs it
+    from audio.audit import print_audit  # which is below this module: the command alone needs it
 
     parser = argparse.ArgumentParser(description="Summarise a data folder and list its problems.")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
-    parser.add_argument("--seconds", type=float, metavar="S",
-                        help="length of a clip, as it will be asked of features.py (default: 30, or what the cache was "
-                             "made with)")
+    add_data_options(parser)
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of a clip, as it will be asked of "
+                        "features.py (default: 30, or what the cache was made with)")
     args = parser.parse_args(argv)
-    if args.seconds is not None and not 1 <= args.seconds <= 3600:
-        parser.error("--seconds must be from 1 to 3600")
-    data_dir = find_data(args.data_dir)
-    tracks = load_tracks(data_dir, args.subset)
-    artists = f"{len(set(artists_of(tracks)))} artists" if "artist_id" in tracks else "artists unknown"
-    print(f"{data_dir}: {len(tracks)} tracks, {artists}\n")
-    print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
-    summary, problems = audit_audio(data_dir, args.subset, args.seconds)
-    problems = audit(data_dir, args.subset) + problems
-    print("\n" + "\n".join([*summary, *(f"- {line}" for line in problems or ["no problems found"])]))
+    print_audit(find_data(args.data_dir), args.subset, args.seconds)
 
 
 if __name__ == "__main__":

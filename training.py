@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 
 # fma first: it sets how the threads of torch wait.
-from fma import SUBSETS, DataError, find_data, progress_bar, run_command
+from fma import DataError, add_data_options, find_data, progress_bar, run_command
 
 # isort: split
 import torch
@@ -31,28 +31,17 @@ from crnn_models import ParallelCRNN, SequentialCRNN
 from dataset import JointDataset, leaking_artists, open_dataset
 from evaluation import bootstrap_interval, format_interval
 from fusion_models import Dense, Fusion
-from learning import runs
+from learning import devices, runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
-from learning.devices import (
-    PRECISIONS,
-    choose_device,
-    choose_precision,
-    gradient_scaler,
-    join_processes,
-    keep_memory,
-    process_group,
-    share_statistics,
-    world,
-)
+from learning.devices import choose_device, process_group, world
 from learning.folds import call_out_leaks, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
-from learning.steps import StepGraph, averaged, count_steps, steps_taken, train_epoch
+from learning.steps import OPTIMIZERS, StepGraph, averaged, count_steps, optimizer_for, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import find_row
 
 SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
                                   StatisticsResNet, Dense, Fusion)}
 
@@ -79,7 +68,7 @@ class Training(Augmentation):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+        for name, known in (("optimizer", OPTIMIZERS), ("precision", devices.PRECISIONS)):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
         for name, least in (("epochs", 0), ("batch_size", 1), ("lr", 0)):      # a batch norm needs two clips
@@ -130,12 +119,12 @@ def fit(model, dataset, settings, run_dir, progress=True):
     optimizer = optimizer_for(model, settings)
     mean = averaged(model, settings.average)
     kept = mean.module if mean else model                   # what is validated and saved
-    scaler = gradient_scaler(settings.precision, dataset.device)
+    scaler = devices.gradient_scaler(settings.precision, dataset.device)
     history, best, saved = runs.load_state(run_dir, model, optimizer, mean, scaler), None, time.monotonic()
     tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
     for group in optimizer.param_groups if settings.graph else ():
         group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
-    network = join_processes(model) if size > 1 else model
+    network = devices.join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
                       desc=" ".join(run_dir.parts[-3:]), show=progress and rank == 0) as bar:
@@ -165,15 +154,6 @@ def fit(model, dataset, settings, run_dir, progress=True):
     return history
 
 
-def optimizer_for(model, settings):
-    """Adam or AdamW as the settings say; on a GPU in one kernel for all weights, its rate there if it is recorded."""
-    device = next(model.parameters()).device
-    rate, how = settings.lr, {"fused": True} if device.type == "cuda" else {}
-    if settings.graph:
-        rate, how = torch.tensor(settings.lr, device=device), {**how, "capturable": True}
-    return OPTIMIZERS[settings.optimizer](model.parameters(), lr=rate, weight_decay=settings.weight_decay, **how)
-
-
 def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, *tools):
     """Train for one epoch and validate: the epoch's line in the history."""
     start, before = time.perf_counter(), steps_taken(optimizer)
@@ -181,7 +161,7 @@ def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, *tools):
     if not math.isfinite(loss):
         raise DataError(f"the training loss became {loss} in epoch {epoch + 1}: try a lower lr, clip_norm 1, or "
                         "precision float32")
-    share_statistics(kept)
+    devices.share_statistics(kept)
     line = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
     if settings.precision == "float16":
         steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
@@ -210,7 +190,7 @@ def build(config):
 
 def open_row(row, data_dir, subset=None, features_dir=None, device=None):
     """The dataset of a row of the study, with the parameters of `run`."""
-    keep_memory()
+    devices.keep_memory()
     return open_dataset(data_dir, row["feature"], row.get("scale", "db"), subset or "small", features_dir,
                         choose_device(device))
 
@@ -241,7 +221,7 @@ def precision_of(run_dir, settings, model, dataset):
     wanted = own if settings.precision == "auto" else settings.precision
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
     clips = clips[..., : settings.chunk] if settings.chunk else clips
-    return choose_precision(wanted, dataset.device, model, clips)
+    return devices.choose_precision(wanted, dataset.device, model, clips)
 
 
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
@@ -269,8 +249,6 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     run_dir : Path
     history : list of dict
     """
-    device = choose_device(device)
-    keep_memory()
     try:
         settings = Training(**{**row.get("training", {}), **(settings or {})})
     except TypeError as error:
@@ -293,7 +271,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if runs.is_finished(run_dir):                           # neither changes what was learned
         there = runs.load_config(run_dir)["training"]
         settings.graph, settings.watch_test = there.get("graph", False), there.get("watch_test", 0)
-    config = {"experiment": name, "dataset": dataset.name, "model": {"class": row["model"], "args": args},
+    device = dataset.device
+    config = {"experiment": name, "dataset": dataset.name,
+              "model": {"class": row["model"], "args": args, "fingerprint": runs.fingerprint(model)},
               "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
               "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -303,7 +283,6 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
                "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
-    config["model"]["fingerprint"] = runs.fingerprint(model)
     if progress and world()[0] == 0:
         call_out_leaks(dataset)
     with runs.lock(run_dir, write=world()[0] == 0):
@@ -345,8 +324,7 @@ def given_settings(args):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Train one experiment with one seed; continues where it was stopped.")
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a name from: python experiments.py list")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--fold", type=int, metavar="K", help="test on fold K, validate on the next, learn the others "
                                                               "(default: the split of tracks.csv)")

@@ -131,7 +131,7 @@ def durations(paths):
     list of float
         0 for a file that cannot be read, or is not there.
     """
-    with _quiet_decoders():
+    with quiet_decoders():
         return [_seconds(path) if os.path.isfile(path) else 0.0 for path in paths]      # a pipe would wait for a writer
 
 
@@ -162,7 +162,7 @@ def _seconds_by_av(path):
 
 
 @contextmanager
-def _quiet_decoders():
+def quiet_decoders():
     """Keep remarks of C libraries on damaged files off the terminal: they write to stderr by its number."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -187,7 +187,7 @@ def _share(path):
     return min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1))
 
 
-def audit_audio(data_dir, subset="small", seconds=None, features_dir=None):
+def audit_audio(data_dir, subset="small", seconds=None):
     """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
 
     Parameters
@@ -196,8 +196,6 @@ def audit_audio(data_dir, subset="small", seconds=None, features_dir=None):
     subset : str
     seconds : float, optional
         As of features.py: by default those of the cache, else 30.
-    features_dir : path-like, optional
-        ``<data_dir>/features`` by default.
 
     Returns
     -------
@@ -209,7 +207,7 @@ def audit_audio(data_dir, subset="small", seconds=None, features_dir=None):
     """
     import pandas as pd
 
-    index = Path(features_dir or Path(data_dir) / "features") / "index.csv"
+    index = Path(data_dir) / "features" / "index.csv"
     seconds = seconds or (find_part(index.parent) or PART)["seconds"]
     paths = {track: path for track, path in audio_paths(data_dir, load_tracks(data_dir, subset), subset).items()
              if path.is_file()}
@@ -238,6 +236,21 @@ def audit_audio(data_dir, subset="small", seconds=None, features_dir=None):
         problems += [f"features.py noted {counts[s]} clips as {s}, which no network is given: "
                      + some(noted["track_id"][noted["status"] == s]) for s in STATUSES[len(USABLE):] if s in counts]
     return summary, problems
+
+
+def print_audit(data_dir, subset="small", seconds=None):
+    """What ``python fma.py`` prints: tracks by genre and split, then lengths of the audio, and all problems."""
+    import pandas as pd
+
+    if seconds is not None and not 1 <= seconds <= 3600:
+        raise DataError("--seconds must be from 1 to 3600")
+    tracks = load_tracks(data_dir, subset)
+    artists = f"{len(set(artists_of(tracks)))} artists" if "artist_id" in tracks else "artists unknown"
+    print(f"{data_dir}: {len(tracks)} tracks, {artists}\n")
+    print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
+    lengths, problems = audit_audio(data_dir, subset, seconds)
+    problems = audit(data_dir, subset) + problems
+    print("\n" + "\n".join([*lengths, *(f"- {line}" for line in problems or ["no problems found"])]))
 
 
 # ---------------------------------------------------------------- what features.py says

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames, open_array, write_row
+from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames
 from audio.embeddings import EMBEDDINGS, embed
+from audio.filling import open_array, write_row
 from audio.statistics import track_statistics
 from audio.transforms import (
     FEATURES,

@@ -3,11 +3,10 @@
     python features.py --data-dir data --scheduler tcp://host:8786
 
 Data folder and cache are on a file system that all machines see under the same path. Who computes a clip writes its
-rows into the one cache (audio/cache.py), in place, and nobody else writes these: the bytes are those of one process.
+rows into the one cache (audio/filling.py), in place, and nobody else writes these: the bytes are those of one process.
 docs/scale.md says how to begin, what it costs and where it ends.
 """
 
-import ctypes
 import errno
 import faulthandler
 import hashlib
@@ -16,7 +15,6 @@ import logging
 import math
 import os
 import pickle
-import platform
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 from audio.shards import own_compiled
+from audio.workers import set_malloc
 from fma import UNWRITABLE, DataError
 
 BATCH = 32          # clips in a task: a second or two, so that the scheduler is asked seldom and a death costs little
@@ -33,6 +32,9 @@ HOPELESS = 3        # tasks that killed worker after worker while none was done:
 ANSWER = 20         # seconds that a scheduler has to answer
 LOOK = 5            # seconds between two looks at which workers there are
 WAIT = 600          # seconds that a run waits when it has no worker
+# To where glibc adjusts itself, but for a setting of Dask's nannies: all above 64 KiB is given back at once, pages come
+# and go, and that is two fifths of a worker's time.
+MALLOC = {"mmap_threshold": 2**25, "trim_threshold": 2**26}
 ROOT = Path(__file__).resolve().parents[1]
 TOP = Path(__file__).resolve().parents[__name__.count(".")]     # where imports begin: above ROOT if installed
 LOST = "the Dask scheduler was lost or restarted: run the same command again, it goes on"
@@ -286,18 +288,7 @@ def _prepare(plugin):
             raise DataError(f"worker {plugin.address} does not see {folder}: data folder and cache must be under the "
                             "same path on all machines")
     own_compiled(plugin.folders[-1], plugin.local_directory)
-    keep_memory()
+    set_malloc(**MALLOC)
     work, start, setup = pickle.loads(plugin.job)
     start(*setup)
     return work
-
-
-def keep_memory():
-    """Have glibc keep what a clip frees for the next one, as it does by itself but for a setting of Dask's nannies.
-
-    They have it give back all above 64 KiB at once: pages come and go, which is two fifths of a worker's time.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**25)         # M_MMAP_THRESHOLD: where glibc's own adjustment ends,
-        libc.mallopt(-1, 2**26)         # M_TRIM_THRESHOLD: and twice that

@@ -11,13 +11,11 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from fma import ENDINGS
+from fma import ENDINGS, NATIVE
 
 LOUDEST = 1e6           # amplitude: 16-bit numbers stored as floats are below, larger ones overflow when squared
 RATES = 1000, 768_000   # Hz: no recording has other sample rates, but damaged headers do
 CHANNELS = 32           # no recording has more, but damaged headers do
-NATIVE = {".mp3", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-          ".rf64"}      # endings of what libsndfile reads
 # What PyAV may take a file for: not playlists and the like, which name other files and addresses.
 FORMATS = ("aac,ac3,aiff,amr,ape,asf,avi,caf,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpc,mpc8,mpegts,ogg,tak,tta,wav,"
            "webm,wv")

@@ -3,7 +3,7 @@
     python features.py --data-dir data --shard 2/16         # and 1/16, 3/16, ...: a process each, on any machine
 
 Data folder and cache are on a file system that all machines see under the same path. Each shard writes the rows of its
-own clips into the one cache (cache.py), in place: the bytes are those of one process. docs/scale.md says more.
+own clips into the one cache (audio/filling.py), in place: the bytes are those of one process. docs/scale.md says more.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 
-from audio.cache import InUse, lock
+from audio.filling import InUse, lock
 from fma import DataError
 
 PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done

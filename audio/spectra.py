@@ -140,7 +140,7 @@ def mel_filter(sample_rate, n_fft, n_mels=N_MELS, fmin=0.0, fmax=None):
 
 
 @lru_cache(maxsize=2)
-def semitone_filter(n_fft, n_bands=N_BINS, fmin=LOWEST):
+def semitone_filter(n_fft):
     """Semitone bands as sums over the bins of an STFT: the CQT's frequencies without its windows.
 
     Each band is a triangle of height 1 that ends at its neighbours' centres, or one bin from its own where semitones
@@ -148,7 +148,7 @@ def semitone_filter(n_fft, n_bands=N_BINS, fmin=LOWEST):
 
     Returns
     -------
-    weights : ndarray, shape (n_bands, 1 + n_fft // 2), float32
+    weights : ndarray, shape (84, 1 + n_fft // 2), float32
 
     Examples
     --------
@@ -158,7 +158,7 @@ def semitone_filter(n_fft, n_bands=N_BINS, fmin=LOWEST):
     """
     import librosa
 
-    centres = librosa.midi_to_hz(librosa.note_to_midi(fmin) + np.arange(-1, n_bands + 1))[:, None]
+    centres = librosa.midi_to_hz(librosa.note_to_midi(LOWEST) + np.arange(-1, N_BINS + 1))[:, None]
     step, bins = SAMPLE_RATE / n_fft, np.fft.rfftfreq(n_fft, 1 / SAMPLE_RATE)
     width = np.maximum(np.diff(centres, axis=0), step)              # on either side of a centre
     rise, fall = (bins - centres[1:-1]) / width[:-1], (centres[1:-1] - bins) / width[1:]

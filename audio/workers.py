@@ -5,7 +5,9 @@ once more when the others are done, only a few rows are in flight, no worker out
 script that started it, which may have no main guard.
 """
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 import threading
@@ -156,3 +158,11 @@ def _end_with_parent():
     """End a worker whose parent was killed and could not stop it."""
     parent_process().join()
     os._exit(1)
+
+
+def set_malloc(**parameters):
+    """Set parameters of glibc's malloc, as mallopt(3) names them in capitals; does nothing on other systems."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc, numbers = ctypes.CDLL(None), {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}
+        for name, value in parameters.items():
+            libc.mallopt(numbers[name], value)

@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
+from audio.cache import save_text  # noqa: E402
 from audio.transforms import CLIP_SECONDS, SAMPLE_RATE, STUDY_FEATURES  # noqa: E402
 from benchmarks.limits import copy_bandwidth, least_work, matrix_rate, median_seconds  # noqa: E402
 from benchmarks.timing import machine  # noqa: E402
 from benchmarks.training import CLASSES, NETWORKS, build, original_epoch  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
 from learning.devices import choose_device  # noqa: E402
-from learning.runs import save_whole  # noqa: E402
-from learning.steps import StepGraph, train_epoch  # noqa: E402
+from learning.steps import StepGraph, optimizer_for, train_epoch  # noqa: E402
 from study.tables import format_table  # noqa: E402
-from training import Training, optimizer_for  # noqa: E402
+from training import Training  # noqa: E402
 
 SIZE, CLIPS = (84, 640), 6400
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -255,7 +255,7 @@ def main(argv=None):
     def save():
         if args.json:
             text = json.dumps({"about": about, "bounds": bounds, "rows": rows, "not_measured": failed}, indent=1)
-            save_whole(args.json, lambda path: path.write_text(text, encoding="utf-8"))
+            save_text(args.json, text)
 
     keep("six features", lambda: features_row(device, 64 if cuda else 2))
     for case in cases(args.network, cuda):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +23,9 @@ import features  # noqa: E402
 from audio import (
     cache,  # noqa: E402
     cluster,  # noqa: E402
+    filling,  # noqa: E402
 )
+from audio.audit import quiet_decoders  # noqa: E402
 from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
 from benchmarks.extraction import describe, find_clips, lay_out  # noqa: E402
 from benchmarks.timing import ONE_THREAD, ROOT, machine  # noqa: E402
@@ -63,20 +64,6 @@ def lengthen(clips, folder):
     return sorted(folder.glob("*.mp3"))
 
 
-@contextmanager
-def no_stderr():
-    """Without what libmpg123 says of each file whose header tells another length."""
-    sys.stderr.flush()
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nothing)
-
-
 def prepare(folder, clips, n_tracks):
     """A collection of links with the arrays of an unfinished run; what `features` needs to process its rows."""
     lay_out(folder, clips, n_tracks)
@@ -84,7 +71,7 @@ def prepare(folder, clips, n_tracks):
     paths = [audio_path(folder, track) for track in ids]
     partial.mkdir(parents=True)
     (partial / "shared").touch()        # written through, as where machines share it
-    return paths, np.ones(n_tracks, bool), partial, cache.make_plan(partial.parent, STUDY_FEATURES, ids)
+    return paths, np.ones(n_tracks, bool), partial, filling.make_plan(partial.parent, STUDY_FEATURES, ids)
 
 
 def time_tracks(clips, repeats):
@@ -92,7 +79,7 @@ def time_tracks(clips, repeats):
     from threadpoolctl import threadpool_limits
 
     rows, found = [], {}
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1), no_stderr():
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1), quiet_decoders():
         for name, paths in (("clip of 30 s", clips), ("full track", lengthen(clips, Path(folder)))):
             with tempfile.TemporaryDirectory() as data_dir:
                 features.open_worker(*prepare(data_dir, paths, len(paths)))
@@ -214,11 +201,11 @@ def time_schedulers(numbers, batches, clip_seconds, rounds):
 def write_rows(setup, first, step, count):
     """Write random rows of all features for every step-th track; in a process of its own."""
     *_, partial, infos = setup
-    rng, files = np.random.default_rng(first), {name: cache.open_array(partial, name) for name in infos}
+    rng, files = np.random.default_rng(first), {name: filling.open_array(partial, name) for name in infos}
     data = {name: rng.bytes(row_bytes(info)) for name, info in infos.items()}
     for row in range(first, first + step * count, step):
         for name, info in infos.items():
-            cache.write_row(files[name], row, info["shape"][0], data[name])
+            filling.write_row(files[name], row, info["shape"][0], data[name])
 
 
 def row_bytes(info):

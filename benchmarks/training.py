@@ -31,8 +31,9 @@ from cnn_models import JoinedConv2d  # noqa: E402
 from dataset import FeatureDataset  # noqa: E402
 from fma import run_command  # noqa: E402
 from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
-from study.tables import format_table
-from training import MODELS, Training, optimizer_for, train_epoch  # noqa: E402
+from learning.steps import optimizer_for, train_epoch  # noqa: E402
+from study.tables import format_table  # noqa: E402
+from training import MODELS, Training  # noqa: E402
 
 CLASSES, BATCH = 8, 32
 SIZES = {"84x640": (84, 640), "128x128": (128, 128)}

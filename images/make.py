@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))       # for the modules of the repository
 
 import fma  # noqa: E402
+from audio.cache import save_whole  # noqa: E402
 from evaluation import format_interval  # noqa: E402
-from learning.runs import save_whole  # noqa: E402
 from plots.features import plot_feature  # noqa: E402
 from plots.results import plot_forest  # noqa: E402
 from plots.style import new_figure, styled  # noqa: E402

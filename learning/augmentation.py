@@ -54,6 +54,7 @@ class Augmentation:
         return any(getattr(self, name) for name in AUGMENTATIONS)
 
 
+LOWEST = 0.4        # of all bins may be heard after a low-pass, at least: of 128 mel bands up to 22 kHz, 2 kHz
 DYNAMIC_RANGE_DB = 80.0             # of mel128: no value of a clip is further below its maximum
 AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
 
@@ -144,14 +145,14 @@ def gain(x, most, generator):
     return x + most * uniform((len(x), 1, 1), generator)
 
 
-def equalise(x, most, generator, bands=4):
-    """Raise and lower frequencies as an equaliser does, between `bands` + 1 knobs of up to `most` dB each [3]_."""
-    knobs = most * uniform((len(x), 1, bands + 1), generator)
+def equalise(x, most, generator):
+    """Raise and lower frequencies as an equaliser does, between five knobs of up to `most` dB each [3]_."""
+    knobs = most * uniform((len(x), 1, 5), generator)
     curve = nn.functional.interpolate(knobs, x.shape[1], mode="linear", align_corners=True)
     return x + curve.transpose(1, 2)                        # (batch, bins, 1)
 
 
-def low_pass(x, share, generator, lowest=0.4):
+def low_pass(x, share, generator):
     """Silence what lies above a random bin in a share of the clips, as a low sample rate or bit rate does.
 
     Parameters
@@ -159,11 +160,9 @@ def low_pass(x, share, generator, lowest=0.4):
     x : Tensor
         In dB.
     share : float, 0 to 1
-    lowest : float
-        The lowest bin that can be the last one heard, as a share of all: 0.4 of 128 mel bands up to 22 kHz is 2 kHz.
     """
     bins = x.shape[1]
-    last = random_integers(round(lowest * bins), bins - 1, len(x), generator)
+    last = random_integers(round(LOWEST * bins), bins - 1, len(x), generator)
     last = torch.where(uniform(len(x), generator) < 2 * share - 1, last, bins)
     heard = torch.arange(bins, device=x.device) <= last[:, None]
     silence = x.amax((1, 2), keepdim=True) - DYNAMIC_RANGE_DB
@@ -189,8 +188,8 @@ def mix_style(x, alpha, generator):
     return torch.where(mixed, course * torch.lerp(std[other], std, share) + torch.lerp(mean[other], mean, share), x)
 
 
-def mask(x, most, dim, generator, fill=0.0, count=2):
-    """SpecAugment: hide `count` stretches of up to `most` bins (dim 1) or frames (dim 2) of each clip [1]_.
+def mask(x, most, dim, generator, fill=0.0):
+    """SpecAugment: hide two stretches of up to `most` bins (dim 1) or frames (dim 2) of each clip [1]_.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def mask(x, most, dim, generator, fill=0.0, count=2):
     """
     size, hidden = x.shape[dim], torch.zeros(len(x), x.shape[dim], dtype=torch.bool, device=x.device)
     places = torch.arange(size, device=x.device)
-    for _ in range(count):
+    for _ in range(2):
         width = random_integers(0, min(most, size), len(x), generator, x.device)
         start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
         hidden |= (places >= start[:, None]) & (places < (start + width)[:, None])

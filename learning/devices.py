@@ -1,9 +1,6 @@
 """Where a network is trained: its device, precision and memory, and the processes that share the work."""
 
-import ctypes
 import os
-import platform
-import sys
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
@@ -11,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from audio.workers import set_malloc
 from fma import DataError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -26,10 +24,7 @@ def keep_memory():
 
     On a CPU returning and requesting it again takes up to a third of a training step. Does nothing on other systems.
     """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)             # M_MMAP_MAX: large tensors come from the heap too,
-        libc.mallopt(-1, 2**31 - 1)     # M_TRIM_THRESHOLD: and the heap never shrinks
+    set_malloc(mmap_max=0, trim_threshold=2**31 - 1)        # large tensors are on the heap too, which never shrinks
 
 
 @contextmanager

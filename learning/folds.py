@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.cache import save_whole
 from dataset import leaking_artists
 from fma import DataError, artists_of, load_tracks, some
-from learning.runs import save_whole
 
 FOLDS = 5       # where they are drawn
 
@@ -64,15 +64,13 @@ def load_folds(data_dir, subset, tracks):
     return folds
 
 
-def draw_folds(tracks, count=FOLDS, seed=0):
-    """Folds with whole artists in each, and as near as possible the same share of every genre [1]_.
+def draw_folds(tracks):
+    """`FOLDS` folds with whole artists in each, and as near as possible the same share of every genre [1]_.
 
     Parameters
     ----------
     tracks : DataFrame
         From `fma.load_tracks`; those without a genre are in no fold.
-    count : int
-    seed : int
 
     Returns
     -------
@@ -88,12 +86,12 @@ def draw_folds(tracks, count=FOLDS, seed=0):
     known = tracks[tracks["genre"].notna()]
     folds = pd.Series(-1, index=known.index, name="fold")
     artists = len(set(artists_of(known)))
-    if artists < count or known["genre"].value_counts().max() < count:
-        raise DataError(f"tracks.csv has {len(known)} tracks with a genre, of {artists} artists: {count} folds need "
-                        f"{count} artists, and as many tracks of a genre")
+    if artists < FOLDS or known["genre"].value_counts().max() < FOLDS:
+        raise DataError(f"tracks.csv has {len(known)} tracks with a genre, of {artists} artists: {FOLDS} folds need "
+                        f"{FOLDS} artists, and as many tracks of a genre")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")         # of genres with fewer clips than folds: fma.audit names them
-        splits = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(
+        splits = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(
             known, known["genre"], artists_of(known))
         for fold, (_, tested) in enumerate(splits):
             folds.iloc[tested] = fold

@@ -34,7 +34,7 @@ def pitch_shifts(dataset):
     DataError
         If there is none, or a copy is damaged, of another shape or without a training clip.
     """
-    common, parts = set(SEMITONES), _parts(dataset)
+    common, parts = set(SEMITONES), dataset.parts
     for part in parts:
         if part.copies is None:
             part.copies = _open_copies(part)
@@ -74,17 +74,13 @@ def clips_or_copies(dataset, rows, generator):
     choices = [0, *pitch_shifts(dataset)]
     drawn = torch.randint(len(choices), (len(rows),), generator=generator, device=generator.device)
     values = []
-    for part in _parts(dataset):
+    for part in dataset.parts:
         x = torch.empty(len(rows), *part.shape, device=part.device)
         for k, semitones in enumerate(choices):
             chosen = drawn == k
             x[chosen] = (part.copies[semitones] if semitones else part).raw(rows[chosen])
         values.append(x)
     return values if isinstance(dataset, JointDataset) else values[0]
-
-
-def _parts(dataset):
-    return dataset.parts if isinstance(dataset, JointDataset) else [dataset]
 
 
 def _open_copies(part):

@@ -17,30 +17,16 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from audio.cache import copy_name
+from audio.cache import copy_name, save_text, save_whole
 from fma import DataError
 
 WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts",
            "data")
-
-
-def save_whole(path, write):
-    """Replace a file atomically: `write` gets a temporary path, which then becomes the file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")       # two processes may write the same file
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:                        # torch's errors of writing are RuntimeErrors
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(f"{path} cannot be written ({reason}): free some space, or choose another folder") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def versions():
@@ -99,7 +85,7 @@ def data_fingerprints(dataset, split="split"):
     used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
              for name, table in (("tracks.csv", used), ("index.csv", dataset.tracks["status"]))}
-    for part in getattr(dataset, "parts", [dataset]):
+    for part in dataset.parts:
         for name in (part.feature, *(copy_name(part.feature, semitones) for semitones in part.copies or ())):
             if name not in part.hashes:
                 with open(part.features_dir / f"{name}.npy", "rb") as file:
@@ -173,7 +159,7 @@ def start_run(run_dir, config, write=True):
                                 "delete it or pass another --runs-dir")
     elif write:
         run_dir.mkdir(parents=True, exist_ok=True)
-        save_whole(path, lambda temporary: temporary.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+        save_text(path, json.dumps(config, indent=1))
 
 
 def _same_model(there, config):
@@ -215,8 +201,7 @@ def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
 
 def save_history(run_dir, history):
     """Write history.jsonl."""
-    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
-    save_whole(run_dir / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+    save_text(run_dir / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
 
 
 def load_state(run_dir, model, optimizer, mean=None, scaler=None):

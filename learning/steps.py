@@ -18,7 +18,17 @@ from learning.augmentation import augment
 from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies
 
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 AHEAD = 4       # batches that the system is asked to read in advance, if they come from a disk
+
+
+def optimizer_for(model, settings):
+    """Adam or AdamW as the settings say; on a GPU in one kernel for all weights, its rate there if it is recorded."""
+    device = next(model.parameters()).device
+    rate, how = settings.lr, {"fused": True} if device.type == "cuda" else {}
+    if settings.graph:
+        rate, how = torch.tensor(settings.lr, device=device), {**how, "capturable": True}
+    return OPTIMIZERS[settings.optimizer](model.parameters(), lr=rate, weight_decay=settings.weight_decay, **how)
 
 
 def learning_rate(step, steps, settings):
@@ -144,7 +154,7 @@ def training_batch(dataset, rows, settings, generator):
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
     joint = isinstance(dataset, JointDataset)
     parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
-    in_db = [part.scale == "db" and "power" in part.info for part in (dataset.parts if joint else [dataset])]
+    in_db = [part.scale == "db" and "power" in part.info for part in dataset.parts]
     parts, targets = augment(parts, targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 

@@ -41,14 +41,13 @@ def plot_waveforms(clips):
 
 
 @styled
-def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
+def plot_features(features, title=None):
     """All features of one clip, in two columns with a common time axis.
 
     Parameters
     ----------
     features : dict of str to array, (bins, frames)
         As `transforms.extract` gives them. With the study's six, chroma features are in the right column.
-    sample_rate, hop_length : see `plot_feature`
     title : str, optional
     """
     left = [name for name in features if not name.startswith("chroma")]
@@ -59,7 +58,7 @@ def plot_features(features, sample_rate=22050, hop_length=1024, title=None):
     panels = np.reshape(panels, (-1, 2))
     for column, names in zip(panels.T, (left, right), strict=True):
         for axes, name in zip(column, names, strict=False):
-            plot_feature(features[name], name, sample_rate, hop_length, axes=axes)
+            plot_feature(features[name], name, axes=axes)
             if axes is not column[len(names) - 1]:
                 axes.set_xlabel("")
         for axes in column[len(names):]:
@@ -112,7 +111,7 @@ def plot_values(groups):
 
 
 @styled
-def plot_normalisation(mean, std, feature, sample_rate=22050):
+def plot_normalisation(mean, std, feature):
     """Mean of each bin over the training clips, with a band of one standard deviation."""
     mean, std = np.asarray(mean), np.asarray(std)
     figure, axes = new_figure(7.6, 2.4)
@@ -120,7 +119,7 @@ def plot_normalisation(mean, std, feature, sample_rate=22050):
     axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
     axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
     kind = _kind(feature)
-    places, names, label = _frequency_ticks(kind, len(mean), sample_rate)
+    places, names, label = _frequency_ticks(kind, len(mean), 22050)
     axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
     axes.legend()
@@ -176,7 +175,7 @@ def _unit(kind):
 
 
 @styled
-def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None, axes=None):
+def plot_feature(values, feature, sample_rate=22050, hop_length=1024, axes=None):
     """One clip's feature as an image, with axes in musical or physical units.
 
     Parameters
@@ -185,11 +184,9 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
     feature : str
         Determines the frequency axis: "cqt..." by note from C1, 12 bins per octave; "chroma..." by pitch
         class from C; "mel..." in Hz from 0 to half the sample rate (Slaney's scale, librosa's default);
-        "mfcc..." by coefficient from 0; anything else by bin.
+        "mfcc..." by coefficient from 0; anything else by bin. Of decibels the upper 80 are shown.
     sample_rate : float, Hz
     hop_length : float, samples from one frame to the next
-    unit : str, optional
-        Unit of the colour bar, by default dB for cqt and mel. With "dB" in it, the upper 80 dB are shown.
     axes : matplotlib.axes.Axes, optional
         Axes to draw into; by default a new figure.
     """
@@ -197,8 +194,7 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, unit=None,
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
     kind = _kind(feature)
-    if unit is None:
-        unit = _unit(kind)
+    unit = _unit(kind)
     limits = {"vmin": values.min(), "vmax": values.max()}
     if "dB" in unit:
         limits["vmin"] = max(values.min(), values.max() - 80)

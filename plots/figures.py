@@ -27,12 +27,3 @@ from plots.runs import (
     plot_roc,
     plot_roc_and_confusion,
 )
-
-__all__ = [
-    "effective_number", "listen", "player", "plot_artist_shares", "plot_calibration", "plot_confusion", "plot_cost",
-    "plot_course", "plot_diagram", "plot_differences", "plot_embedding", "plot_feature", "plot_features",
-    "plot_forest", "plot_genre_accuracy", "plot_grid", "plot_history", "plot_intervals", "plot_normalisation",
-    "plot_pairs", "plot_panels", "plot_probabilities", "plot_protocols", "plot_recall", "plot_relevance",
-    "plot_roc", "plot_roc_and_confusion", "plot_shapes", "plot_spectra", "plot_splits", "plot_values",
-    "plot_waveform", "plot_waveforms", "plot_windows", "plot_years_and_plays", "upload_button",
-]

@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from audio.cache import save_text, save_whole
 from fma import audio_paths, load_tracks
-from learning.runs import load_history, load_probabilities, save_whole
+from learning.runs import load_history, load_probabilities
 from plots.runs import plot_confusion, plot_history, plot_roc
 from study.result_files import seed_folders
 from study.tables import results_table, title_of
@@ -86,7 +87,7 @@ def save_page(results, runs_dir, folder, data_dir, subset="small"):
     html = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
             f'<meta name="viewport" content="width=device-width"><style>\n{STYLE}\n</style></head><body>\n'
             + "\n".join(parts) + "\n</body></html>\n")
-    save_whole(folder / "index.html", lambda path: Path(path).write_text(html, encoding="utf-8"))
+    save_text(folder / "index.html", html)
     return folder / "index.html"
 
 

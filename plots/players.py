@@ -6,8 +6,10 @@ from pathlib import Path
 
 from fma import DataError, audio_path, audio_paths, load_tracks
 
+PLAYED = 8          # seconds
 
-def player(y, sample_rate, data_dir, seconds=8):
+
+def player(y, sample_rate, data_dir, seconds=PLAYED):
     """An audio player for the first seconds of a clip, as MP3; use it as the last line of a notebook cell.
 
     Notebooks are published without other people's music: if the environment variable PUBLISH is set, only clips of
@@ -34,17 +36,17 @@ def player(y, sample_rate, data_dir, seconds=8):
     return audio
 
 
-def listen(data_dir, track_id, subset="small", seconds=8):
+def listen(data_dir, track_id):
     """A player for the first seconds of a track, or a line of text if it must not be published or does not exist."""
     from IPython.display import HTML
 
     from audio.transforms import Undecodable, read_audio
 
-    path = audio_path(data_dir, track_id, subset)
+    path = audio_path(data_dir, track_id)
     try:
         if not path.is_file():          # else the metadata, which takes longer, need not be read
-            path = audio_paths(data_dir, load_tracks(data_dir, subset), subset)[track_id]
-        return player(*read_audio(path, seconds), data_dir, seconds)
+            path = audio_paths(data_dir, load_tracks(data_dir))[track_id]
+        return player(*read_audio(path, PLAYED), data_dir)
     except (Undecodable, DataError, KeyError):
         return HTML(f"<em>There is no audio of track {track_id}.</em>")
 

@@ -57,16 +57,16 @@ def plot_course(course, seconds, marks=()):
 
 
 @styled
-def plot_calibration(probabilities, labels, bins=10):
+def plot_calibration(probabilities, labels):
     """Reliability diagram: accuracy against predicted probability; a calibrated network is on the diagonal.
 
     Parameters
     ----------
     probabilities : array, (clips, classes)
     labels : array of int, (clips,)
-    bins : int
-        Number of bins of equal width, from 0 to 1; the number of clips in each is drawn below.
+        Clips are counted in ten bins of equal width, from 0 to 1; the number in each is drawn below.
     """
+    bins = 10
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     sure, right = probabilities.max(1), probabilities.argmax(1) == labels
     place = np.minimum((sure * bins).astype(int), bins - 1)

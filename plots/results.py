@@ -6,11 +6,11 @@ import numpy as np
 
 from evaluation import format_interval, largest_share
 from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, shortened, styled
+from study.predictions import LEVEL
 from study.rows import EXPERIMENTS
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
                      "classifiers on statistics"), (RUNS[0], RUNS[2], RUNS[1], RUNS[3], RUNS[7]), strict=True))
-LEVEL = 0.05    # a difference is significant below this p-value after Holm's correction
 OPEN = {"color": PLAIN, "marker": "D", "markerfacecolor": "none", "markersize": 5, "linestyle": ""}
 
 

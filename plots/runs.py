@@ -13,7 +13,6 @@ from evaluation import format_interval, genre_auc, macro_auc
 from plots.style import (
     DASHES,
     PLAIN,
-    REPORTED,
     RUNS,
     TRAINING,
     VALIDATION,
@@ -164,7 +163,7 @@ def plot_roc_and_confusion(labels, probabilities, genres):
 
 
 @styled
-def plot_intervals(names, means, intervals, chance=None, reported=None):
+def plot_intervals(names, means, intervals, chance=None):
     """Accuracies of several models with their intervals, one row each, the first on top.
 
     Parameters
@@ -174,8 +173,6 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
     intervals : list of (low, high) or None, 0 to 1
     chance : float, optional, 0 to 1
         Drawn as a line.
-    reported : list of float or None, optional, 0 to 1
-        The published accuracy of each model, if there is one.
     """
     figure, axes, write = new_rows(names, "accuracy (%)", 7.6, 0.36)
     for row, (mean, interval) in enumerate(zip(means, intervals, strict=True)):
@@ -185,10 +182,6 @@ def plot_intervals(names, means, intervals, chance=None, reported=None):
                   label=None if row else "measured, 95 % interval")
         write(row, f"{100 * mean:.1f}")
         write(row, ends, 1.1)
-    published = [(100 * r, k) for k, r in enumerate(reported or []) if r is not None]
-    if published:
-        axes.plot(*zip(*published, strict=True), "D", color=REPORTED, markerfacecolor="none", linestyle="",
-                  label="reported")
     if chance is not None:
         axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
     figure.legend(loc="outside upper center", ncols=3)

@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
+from audio.cache import save_text
 from dataset import leaking_artists
 from fma import SPLITS, progress_bar
 from learning.folds import take_fold
@@ -33,7 +34,6 @@ from learning.runs import (
     load_probabilities,
     run_folder,
     save_probabilities,
-    save_whole,
 )
 from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result, seed_line
 
@@ -132,7 +132,7 @@ def fit_seed(name, data, seed, run_dir, config):
     model.fit(*data.part("training"))
     config = {**config, "seconds": round(time.process_time() - start, 3)}
     run_dir.mkdir(parents=True, exist_ok=True)
-    save_whole(run_dir / "config.json", lambda path: path.write_text(json.dumps(config, indent=1), encoding="utf-8"))
+    save_text(run_dir / "config.json", json.dumps(config, indent=1))
     save_probabilities(run_dir, data, {split: torch.from_numpy(scores_of(model, data.part(split)[0]))
                                        for split in SPLITS[1:]})
 
@@ -208,14 +208,13 @@ def _outcome(run):
     return {"epoch": None, "epochs": None, **right, "test_max": None, "seconds": load_config(run)["seconds"]}
 
 
-def tsne_map(values, seed=0):
+def tsne_map(values):
     """Map clips to a plane so that neighbours stay neighbours, by t-SNE [1]_ of their statistics.
 
     Parameters
     ----------
     values : ndarray, shape (clips, columns)
         The columns are standardised and reduced to 50 principal components first.
-    seed : int
 
     Returns
     -------
@@ -227,5 +226,5 @@ def tsne_map(values, seed=0):
     .. [1] L. van der Maaten, G. Hinton, "Visualizing data using t-SNE", Journal of Machine Learning Research 9, 2008.
     """
     x = StandardScaler().fit_transform(values)
-    x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
-    return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed).fit_transform(x)
+    x = PCA(min(50, *x.shape), random_state=0).fit_transform(x)
+    return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=0).fit_transform(x)

@@ -11,16 +11,17 @@ from cnn_models import layer_table
 from dataset import JointDataset
 from learning.devices import autocast, choose_precision, inference_autocast, keep_memory
 from learning.runs import fold_runs, load_config, load_probabilities, load_weights
-from study.predictions import compare_columns, compare_predictions, prediction_table
+from study.predictions import LEVEL, compare_columns, compare_predictions, prediction_table
 from study.predictions import right_by_clip as right_by_clip  # for notebooks
 from study.rows import EXPERIMENTS, find_row
 from study.tables import p_word
 from training import MODELS, build
 
-SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear")
+SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear")     # without norms and dropouts
+SHAPES = "frequency", "square"      # of the plain networks that others are compared with
 
 
-def layers(name, dataset, shown=SHOWN):
+def layers(name, dataset):
     """Layers of an experiment's network, at the size of a data set's clips.
 
     Parameters
@@ -28,8 +29,6 @@ def layers(name, dataset, shown=SHOWN):
     name : str
         One that `rows.find_row` knows.
     dataset : FeatureDataset
-    shown : sequence of str
-        Kinds of layers to list; by default without norms, activations and dropouts.
 
     Returns
     -------
@@ -41,7 +40,7 @@ def layers(name, dataset, shown=SHOWN):
     table = pd.DataFrame(layer_table(network, *dataset.shape),
                          columns=["name", "layer", "kernel", "output", "parameters"])
     total = table["parameters"].sum()
-    table = table[table["layer"].isin(shown)].astype({"kernel": object}).fillna({"kernel": ""})
+    table = table[table["layer"].isin(SHOWN)].astype({"kernel": object}).fillna({"kernel": ""})
     table = table.set_index("name").rename_axis(None)
     table["kernel"] = [" × ".join(map(str, k)) for k in table["kernel"]]
     table["output"] = [" × ".join(map(str, o)) for o in table["output"]]
@@ -74,9 +73,9 @@ def compare_runs(runs, pairs=None):
     }, index=[f"{a} − {b}" for a, b in zip(found["a"], found["b"], strict=True)])
 
 
-def verdicts(table, level=0.05):
+def verdicts(table):
     """The result of `compare_runs` in lines: each significant difference, and the number of the others."""
-    real = table[table["p (Holm)"] < level]
+    real = table[table["p (Holm)"] < LEVEL]
     lines = [f"{pair}: {row['difference']:+.1f} points (corrected p: {p_word(row['p (Holm)'])})"
              for pair, row in real.iterrows()]
     if len(table) > len(real):
@@ -254,9 +253,9 @@ def contrasts(right, questions):
     return compare_columns(right, list(asked.values())).set_axis(list(asked))
 
 
-def in_words(table, questions=(), level=0.05):
+def in_words(table, questions=()):
     """Lines: each significant difference, the number of the others, and the number of questions not yet measured."""
-    real = table[table["p (Holm)"] < level]
+    real = table[table["p (Holm)"] < LEVEL]
     lines = [f"{label}: {row['difference']:+.1f} points ({row['low']:+.1f} to {row['high']:+.1f}), significant"
              for label, row in real.iterrows()]
     if len(table) > len(real):
@@ -266,10 +265,10 @@ def in_words(table, questions=(), level=0.05):
     return "\n".join(lines)
 
 
-def cqt_against_mel(shapes=("frequency", "square")):
+def cqt_against_mel():
     """Questions for `contrasts`: does the CQT beat mel, on the original study's linear input, and in decibels?"""
     def of(feature, change=""):
-        return [f"{feature}_{shape}{change}" for shape in shapes]
+        return [f"{feature}_{shape}{change}" for shape in SHAPES]
 
     linear = contrast(of("cqt", "_linear_raw"), of("mel_stft", "_linear_raw"))
     decibels = contrast(of("cqt"), of("mel_stft"))
@@ -291,15 +290,15 @@ def blocks_against_plain(feature):
                     if changed[0][0] in EXPERIMENTS else {})
 
 
-def recurrent_against_plain(feature, shapes=("frequency", "square")):
+def recurrent_against_plain(feature):
     """Questions for `contrasts`: are networks with a recurrent layer better than plain ones, also after a change?"""
     members = {f"four {kind}": [f"{feature}_{kind}_{cell}" for cell in ("lstm", "lstm_bi", "gru", "gru_bi")]
                for kind in ("sequential", "parallel")}
     members = {"all eight": sum(members.values(), []), **members}
     asked = {f"{feature}: {title} − {shape}": contrast(names, [f"{feature}_{shape}"])
-             for shape in shapes for title, names in members.items()}
+             for shape in SHAPES for title, names in members.items()}
     for change in ("linear_raw", "one_dropout"):
         names = [f"{feature}_{kind}_gru_{change}" for kind in ("sequential", "parallel")]
         asked |= {f"{feature}, {change}: both GRU − {shape}": contrast(names, [f"{feature}_{shape}_{change}"])
-                  for shape in shapes}
+                  for shape in SHAPES}
     return asked

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from fma import SPLITS, SUBSETS, DataError, dataset_name, find_data, run_command
+from fma import SPLITS, DataError, add_data_options, dataset_name, find_data, run_command
 from learning.runs import commit, fold_runs, load_config, load_probabilities
 from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result
 from study.tables import results_table
@@ -186,15 +186,12 @@ def _seed_of(folder, seed, folds=False):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Evaluate ensembles of trained models, weighted on validation.")
     parser.add_argument("names", nargs="+", choices=ENSEMBLES, metavar="NAME", help=f"of {', '.join(ENSEMBLES)}")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--folds", action="store_true", help="of members that were cross-validated by artist")
     parser.add_argument("--repeats", type=int, help="seeds (default: as many as the existing result has, else 1)")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--results-dir", default="results")
     args = parser.parse_args(argv)
-    if args.repeats is not None and args.repeats < 1:
-        raise DataError("--repeats must be at least 1")
     results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir,
                             args.folds)
                for name in args.names]

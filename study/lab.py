@@ -41,17 +41,6 @@ from study.tables import (
 from study.variance import clips_needed, variance_table
 from training import build, choose_device
 
-__all__ = [
-    "ENSEMBLES", "EXPERIMENTS", "FURTHER", "INGREDIENTS", "RECIPE", "STRONG", "STUDY", "TITLES", "FeatureDataset",
-    "JointDataset", "ablation_pairs", "ablations_table", "audit", "best_on_validation", "blocks_against_plain", "build",
-    "choose_device", "choosing_on_test", "clips_needed", "compare_ablations", "compare_predictions", "compare_runs",
-    "contrast", "contrasts", "cpu_count", "cqt_against_mel", "fill_cache", "fit_weights", "in_words", "introduce",
-    "ladder_table", "largest_share", "layers", "load_answers", "load_history", "load_ladder", "load_predictions",
-    "load_probabilities", "load_results", "optimism", "read_result", "recorded_size", "recurrent_against_plain",
-    "results_table", "right_by_clip", "run_experiments", "save_table", "shuffled_accuracy", "step_seconds",
-    "surest_mistakes", "variance_table", "verdicts", "versions", "with_others",
-]
-
 
 def introduce(name, *shown, about):
     """Print what a notebook's first cell says: the data, versions and device, and what its text is about.

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from audio.cache import USABLE, load_index, open_feature
-from fma import SPLITS, SUBSETS, DataError, artists_of, dataset_name, find_data, load_tracks, run_command
+from fma import SPLITS, DataError, add_data_options, artists_of, dataset_name, find_data, load_tracks, run_command
 from study.rows import EXPERIMENTS
 from study.runner import run_experiments
 from study.tables import RUNGS, ladder_table
@@ -90,7 +90,7 @@ def altered(values, rng):
     return shifted + rng.uniform(-GAIN_DB, GAIN_DB) + rng.normal(0, NOISE_DB, values.shape)
 
 
-def make_rung(data_dir, rung, folder, feature, length, subset="small", features_dir=None, seed=0):
+def make_rung(data_dir, rung, folder, feature, length, subset="small", seed=0):
     """Write the data set of one rung, unless it exists.
 
     Parameters
@@ -112,7 +112,7 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", features_
     Path
         `folder`.
     """
-    features_dir = Path(features_dir or Path(data_dir) / "features")
+    features_dir = Path(data_dir) / "features"
     index = load_index(features_dir)
     array, info = open_feature(features_dir, feature, len(index))
     if "power" not in info:
@@ -167,7 +167,7 @@ def _write_array(path, array, table, length, info, seed):
 
 
 def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", results_dir="results", runs_dir=None,
-               folder=None, rungs=RUNGS, seed=0, progress=True, **where):
+               folder=None, progress=True, **where):
     """Train one experiment on every rung.
 
     Parameters
@@ -189,9 +189,8 @@ def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", 
     name = dataset_name(data_dir, subset)
     folder = Path(folder or Path(data_dir) / "ladder")
     found = {}
-    for rung in rungs:
-        data = make_rung(data_dir, rung, folder / f"{name}_{rung}", EXPERIMENTS[experiment]["feature"], length, subset,
-                         seed=seed)
+    for rung in RUNGS:
+        data = make_rung(data_dir, rung, folder / f"{name}_{rung}", EXPERIMENTS[experiment]["feature"], length, subset)
         results, _ = run_experiments([experiment], data, epochs, repeats, results_dir=Path(results_dir) / "ladder",
                                      runs_dir=runs_dir, progress=progress, **where)
         found[rung] = results[experiment]
@@ -202,8 +201,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Train one network with splits that leak more and more.")
     parser.add_argument("experiment", nargs="?", default="mel128_square", choices=EXPERIMENTS, metavar="EXPERIMENT",
                         help="a name from: python experiments.py list (default: mel128_square)")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--frames", type=int, default=64, help="frames of a chunk (default: 64)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)

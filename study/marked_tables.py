@@ -15,8 +15,8 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
+from audio.cache import save_whole
 from fma import DataError
-from learning.runs import save_whole
 from study.predictions import load_answers
 from study.result_files import load_results
 from study.rows import EXPERIMENTS, STUDY

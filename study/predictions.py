@@ -17,6 +17,7 @@ from fma import DataError
 from learning.runs import load_probabilities
 
 COLUMNS = ["artist", "genre"]
+LEVEL = 0.05    # a difference is significant below this p-value after Holm's correction
 
 
 def prediction_table(tests, seeds):

@@ -9,16 +9,15 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 
 from study.classifiers import CLASSIFIERS, REPORTED
 
+DRAWS = 5       # random splits of each kind
 
-def random_splits(data, draws=5, seed=0):
+
+def random_splits(data):
     """The official split, and random splits of the same size.
 
     Parameters
     ----------
     data : Statistics
-    draws : int
-        Random splits of each kind.
-    seed : int
 
     Yields
     ------
@@ -32,11 +31,11 @@ def random_splits(data, draws=5, seed=0):
     sizes = {"train_size": len(data.rows["training"]) / len(rows), "test_size": len(data.rows["test"]) / len(rows)}
     for way, kind, groups in (("artists at random", GroupShuffleSplit, data.artists[rows]),
                               ("clips at random", ShuffleSplit, None)):
-        for learned, asked in kind(draws, random_state=seed, **sizes).split(rows, groups=groups):
+        for learned, asked in kind(DRAWS, random_state=0, **sizes).split(rows, groups=groups):
             yield way, rows[learned], rows[asked]
 
 
-def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
+def accuracies_by_split(data, names=tuple(REPORTED)):
     """Test accuracy of classifiers on the official split and on random ones.
 
     Parameters
@@ -44,8 +43,6 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
     data : Statistics
     names : sequence of str
         Keys of `classifiers.CLASSIFIERS`; by default the three reported by the study.
-    draws : int
-        Random splits of each kind.
 
     Returns
     -------
@@ -54,7 +51,7 @@ def accuracies_by_split(data, names=tuple(REPORTED), draws=5):
         each classifier, 0 to 1.
     """
     found, labels = [], np.asarray(data.labels)     # scikit-learn 1.6 takes no tensors
-    for way, learned, asked in random_splits(data, draws):
+    for way, learned, asked in random_splits(data):
         known = np.isin(data.artists[asked], data.artists[learned]).mean()
         scores = {name: CLASSIFIERS[name](0).fit(data.values[learned], labels[learned])
                   .score(data.values[asked], labels[asked]) for name in names}

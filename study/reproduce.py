@@ -14,7 +14,7 @@ from pathlib import Path
 from audio.transforms import FEATURES
 from dataset import open_dataset
 from features import fill_cache
-from fma import SUBSETS, DataError, dataset_name, find_data, run_command
+from fma import DataError, add_data_options, dataset_name, find_data, run_command
 from learning.devices import choose_device
 from study import classifiers
 from study.comparisons import step_seconds
@@ -86,8 +86,7 @@ def plan_table(hours):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Run the whole study, after an estimate of the time.")
     parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="experiments, with * (default: all)")
-    parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--subset", default="small", choices=SUBSETS)
+    add_data_options(parser)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
     parser.add_argument("--epochs", type=int, help="default: the experiments' own, mostly 50")

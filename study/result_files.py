@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.cache import save_text, save_whole
 from evaluation import summarise
 from fma import SPLITS, DataError
 from learning.runs import (
@@ -16,7 +17,6 @@ from learning.runs import (
     load_history,
     load_probabilities,
     run_folder,
-    save_whole,
     selected,
 )
 from study.predictions import prediction_table
@@ -57,12 +57,14 @@ def _is_result(result):
 def count_seeds(path, repeats=None, folds=False):
     """How many seeds to run: ``repeats``, by default as many as the result in the file has, else one.
 
-    A DataError if that result has more seeds than ``repeats``, or another protocol, because it would be lost.
+    A DataError if ``repeats`` is below 1, or if the result would be lost: it has more seeds, or another protocol.
     """
     result = read_result(path)
     if result and bool(result.get("folds")) != folds:
         raise DataError(f"{path} holds {other_protocol(folds)}: pass another --results-dir, or delete it")
     there = len(result["seeds"]) if result else 1
+    if repeats is not None and repeats < 1:
+        raise DataError("--repeats must be at least 1")
     if repeats and repeats < there:
         raise DataError(f"{path} has {there} seeds: pass --repeats {there}, or another --results-dir")
     return repeats or there
@@ -107,8 +109,7 @@ def save_result(path, result, tests):
     path.parent.mkdir(parents=True, exist_ok=True)
     table = prediction_table(tests, [seed["seed"] for seed in result["seeds"]])
     save_whole(path.with_suffix(".csv"), lambda temporary: table.to_csv(temporary, lineterminator="\n"))
-    text = json.dumps(result, indent=1) + "\n"
-    save_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    save_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def load_results(folder, runs_folder=None):

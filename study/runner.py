@@ -37,35 +37,23 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     result : dict
         See `summarise_runs`.
     """
+    from training import open_row, run
+
     folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
-    path, seeds = folder / f"{name}.json", range(seed, seed + repeats)
-    lost = would_be_lost(path, find_row(name), settings or {}, seeds, folds)
+    path, seeds, row, settings = folder / f"{name}.json", range(seed, seed + repeats), find_row(name), settings or {}
+    lost = would_be_lost(path, row, settings, seeds, folds)
     if lost:
         raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
-    runs = train_seeds(name, data_dir, settings or {}, seeds, folds, progress=progress, **where)
+    opened = open_row(row, data_dir, **{key: where.get(key) for key in ("subset", "features_dir", "device")})
+    count, runs = take_fold(opened, 0) if folds else 1, []
+    for k in seeds:
+        for fold in range(count) if folds else [None]:
+            run_dir, _ = run(name, row, data_dir, {**settings, "seed": k}, fold=fold, dataset=opened,
+                             progress=progress, **where)
+        runs.append(run_dir.parent if folds else run_dir)
     result = summarise_runs(name, runs)
     save_result(path, result, [load_probabilities(run) for run in runs])
     return result
-
-
-def train_seeds(name, data_dir, settings, seeds, folds=False, **where):
-    """Train an experiment with several seeds, each on every fold if `folds`, on a dataset that is opened once.
-
-    Returns
-    -------
-    runs : list of Path
-        A folder for each seed, for `summarise_runs`.
-    """
-    from training import open_row, run
-
-    row = find_row(name)
-    opened = open_row(row, data_dir, **{key: where.get(key) for key in ("subset", "features_dir", "device")})
-    count, found = take_fold(opened, 0) if folds else 1, []
-    for seed in seeds:
-        for fold in range(count) if folds else [None]:
-            run_dir, _ = run(name, row, data_dir, {**settings, "seed": seed}, fold=fold, dataset=opened, **where)
-        found.append(run_dir.parent if folds else run_dir)
-    return found
 
 
 def would_be_lost(path, row, settings, seeds, folds=False):

@@ -45,10 +45,6 @@ def load_statistics(data_dir, subset="small", features_dir=None):
         raise DataError(f"neither {path} nor {features_dir}/statistics.npy exists: "
                         f"run features.py --statistics --data-dir {data_dir}")
     cache = FeatureDataset(data_dir, "statistics", subset=subset, features_dir=features_dir)
-    twice = cache.tracks.index[cache.tracks.index.duplicated()]
-    if len(twice):
-        raise DataError(f"{features_dir}/index.csv names track {twice[0]} twice: delete {features_dir} and run "
-                        "features.py --statistics again")
     columns = [tuple(column.split(".")) for column in cache.info.get("columns", [])]
     if cache.shape != (len(columns), 1) or any(len(column) != 3 for column in columns):
         raise DataError(f"{features_dir}/statistics.json does not name the columns of statistics.npy: "

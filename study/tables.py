@@ -70,10 +70,10 @@ def _beside(columns, rows, more):
                                              [()] * len(rows), strict=True)]
 
 
-def is_unbalanced(result, most=1.5):
-    """Whether the largest genre has more than `most` times the test clips of the smallest."""
+def is_unbalanced(result):
+    """Whether the largest genre has more than 1.5 times the test clips of the smallest."""
     clips = [genre["clips"] for genre in result["test"]["genres"].values()]
-    return max(clips) > most * min(clips)
+    return max(clips) > 1.5 * min(clips)
 
 
 def _balanced(result):

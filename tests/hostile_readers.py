@@ -80,7 +80,8 @@ def make_files(folder):
     import torch
 
     import training
-    from audio.cache import describe, make_plan
+    from audio.cache import describe
+    from audio.filling import make_plan
     from classifier.network import export_run
     from learning import runs
     from study.result_files import save_result, summarise_runs
@@ -137,7 +138,7 @@ def read_info(folder):
 
 
 def read_plan(folder):
-    from audio.cache import make_plan, read_journal
+    from audio.filling import make_plan, read_journal
 
     make_plan(folder / "unfinished", ["mfcc"], np.arange(2, 66))
     read_journal(folder / "unfinished" / ".partial" / "progress.csv", 64)

@@ -18,8 +18,9 @@ from conftest import FAULTS, ROOT, write_cache
 
 import features
 import fma
-from audio.cache import describe, find_present, load_index, write_row
+from audio.cache import describe, find_present, load_index
 from audio.clips import clip_features
+from audio.filling import write_row
 from audio.transforms import FEATURES
 from features import fill_cache
 from fma import DataError, audio_path, run_command

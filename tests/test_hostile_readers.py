@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import training
-from audio.cache import STATUSES, load_index, read_journal
+from audio.cache import STATUSES, load_index
+from audio.filling import read_journal
 from classifier.network import load_classifier
 from fma import DataError, load_tracks
 from learning import runs

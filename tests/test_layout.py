@@ -13,7 +13,7 @@ from conftest import PACKAGES, ROOT
 # Rows of the study are data and import nothing, so the commands above study/ may name them.
 DATA = {"study.rows"}
 # python fma.py prints the audit, which reads audio: within the command alone, so that importing fma stays cheap.
-COMMAND = {("fma", "audio.audit"), ("fma", "audio.audit.audit"), ("fma", "audio.audit.audit_audio")}
+COMMAND = {("fma", "audio.audit"), ("fma", "audio.audit.print_audit")}
 
 
 def listed():

@@ -12,8 +12,7 @@ from conftest import ROOT
 from test_training import Cut, cut, outcome, train
 
 import features
-from audio import cache as cache_files
-from audio import workers
+from audio import filling, workers
 from benchmarks import timing
 from dataset import memory_limit
 from fma import DataError
@@ -88,7 +87,7 @@ def test_windows_trains_and_goes_on(windows, tiny, tmp_path):
 
 
 def test_windows_cannot_share_a_cache(windows, tmp_path):
-    with pytest.raises(DataError, match="--shard needs Linux or macOS"), cache_files.lock(tmp_path, shared=True):
+    with pytest.raises(DataError, match="--shard needs Linux or macOS"), filling.lock(tmp_path, shared=True):
         pass
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 import training
 from dataset import FeatureDataset, JointDataset, memory_limit
 from fma import DataError
-from learning import steps
+from learning import devices, steps
 from learning.devices import choose_precision, failure, gradient_scaler
 from learning.steps import learning_rate
 from training import Training
@@ -220,7 +220,7 @@ def test_a_graph_is_refused_where_it_cannot_be(tiny, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_recorded_steps_train_as_single_ones(large, tmp_path, monkeypatch, precision):
     if precision == "float16":                              # a scale that overflows at first, and then grows
-        monkeypatch.setattr(training, "gradient_scaler", lambda _, device: torch.amp.GradScaler(
+        monkeypatch.setattr(devices, "gradient_scaler", lambda _, device: torch.amp.GradScaler(
             device.type, init_scale=2.0**30, growth_interval=4))
     row = {"feature": "cqt", "model": "TemporalCNN", "args": {"dropouts": 0}}
     settings = {"epochs": 4, "batch_size": 8, "precision": precision, "clip_norm": 1.0}

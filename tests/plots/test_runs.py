@@ -119,14 +119,14 @@ def test_confusion_shows_per_cent_of_the_row_with_counts(save):
 
 def test_intervals(save):
     names, means, intervals = ["CNN", "BBNN", "SVM"], [.455, .511, .478], [(.42, .49), (.47, .55), None]
-    figure = save(fg.plot_intervals(names, means, intervals, chance=1 / 8, reported=[.455, None, .478]))
+    figure = save(fg.plot_intervals(names, means, intervals, chance=1 / 8))
     axes = figure.axes[0]
     assert texts(axes) == ["45.5", "42.0 – 49.0", "51.1", "47.0 – 55.0", "47.8", ""]
     assert tick_names(axes.yaxis) == ["CNN", "BBNN", "SVM"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
     assert axes.lines[0].get_xdata() == pytest.approx([42, 45.5, 49])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["measured, 95 % interval", "reported", "chance"]
+    assert legend == ["measured, 95 % interval", "chance"]
 
 
 def test_genre_accuracy_takes_a_summary(save):
