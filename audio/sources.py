@@ -90,7 +90,7 @@ def find_audio(folder):
             elif path.suffix.lower() not in ENDINGS:
                 others[f"no audio: {path.suffix.lower() or 'without an ending'}"].append(path)
             elif not path.is_file():
-                others["a link to nothing"].append(path)
+                others["a link to nothing" if path.is_symlink() else "not a file"].append(path)
             else:
                 files.append(path)
     return files, others
