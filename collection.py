@@ -18,12 +18,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from audio.cache import load_index
+from audio.cache import load_index, save_text, save_whole
 from audio.known import recognise
 from audio.sources import count_names, read_source, split_genres
 from fma import SPLITS, DataError, load_tracks, run_command, some
 from learning.folds import draw_folds
-from learning.runs import save_whole
 
 NOBODY = {"", "unknown", "unknown artist", "<unknown>", "various", "various artists"}       # no artist's name
 DRAWN = ["test", "validation"]      # what the first folds are; the others are training
@@ -265,7 +264,7 @@ def _write(table, data_dir, source, found):
     made = {"source": os.path.abspath(source) if os.path.exists(source) else str(source), "layout": found.layout,
             "said": found.said, "left_out": {why: len(names) for why, names in found.left.items()},
             "sha256": _digest(metadata / "tracks.csv")}
-    save_whole(metadata / "collection.json", lambda path: Path(path).write_text(json.dumps(made, indent=1), "utf-8"))
+    save_text(metadata / "collection.json", json.dumps(made, indent=1))
 
 
 def _left(found):

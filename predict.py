@@ -131,11 +131,11 @@ def answers(songs, args, network):
     """Each answer as it comes, also into the file of --resume, from where those come that are there."""
     known, file = {}, None
     if args.resume:
-        from learning.runs import save_whole
+        from audio.cache import save_text
 
         known = read_answers(args.resume, network)
         lines = "".join(f"{json.dumps(each)}\n" for each in known.values())
-        save_whole(Path(args.resume), lambda path: path.write_text(lines, encoding="utf-8"))
+        save_text(Path(args.resume), lines)
         file = open(args.resume, "a", encoding="utf-8")         # noqa: SIM115 - open as long as the command runs
     left = [song for song in songs if song not in known]
     new = classify(left, args.weights, args.workers, progress=len(left) > 1 and sys.stderr.isatty())

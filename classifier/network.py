@@ -306,8 +306,9 @@ def export_run(run_dir, path):
 
     from scipy.special import softmax
 
+    from audio.cache import save_text, save_whole
     from classifier.card import model_card
-    from learning.runs import known_artists, load_config, load_probabilities, save_whole
+    from learning.runs import known_artists, load_config, load_probabilities
 
     run_dir, path = Path(run_dir), Path(path)
     config, test = load_config(run_dir), load_probabilities(run_dir)
@@ -325,7 +326,7 @@ def export_run(run_dir, path):
     save_whole(_beside(path, ".safetensors"), lambda temporary: shutil.copyfile(run_dir / "model.safetensors",
                                                                                 temporary))
     for ending, text in texts.items():
-        save_whole(_beside(path, ending), lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        save_text(_beside(path, ending), text)
     return card
 
 

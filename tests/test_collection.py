@@ -8,16 +8,13 @@ from pathlib import Path
 
 import mutagen
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 from mutagen import id3
-from test_lengths import noise
 
 import collection
 import features
 import fma
-from audio.known import GTZAN, _numbers
 from audio.sources import read_tags
 from collection import import_collection
 from fma import DataError, audio_paths, load_tracks, run_command
@@ -283,91 +280,6 @@ def test_too_few_artists_to_split(tmp_path):
     assert "too small to be split by artist: 7 tracks with a genre, of 1 artists" in said and "column split" in said
 
 
-# ---------------------------------------------------------------- known collections
-
-
-def test_gtzan_has_its_fault_filtered_split(tmp_path):
-    sample = write(tmp_path / "x.wav", 1, 1000)
-    for genre in GTZAN:
-        (tmp_path / "Data" / "genres" / genre).mkdir(parents=True)
-        for k in range(100):
-            shutil.copy(sample, tmp_path / "Data" / "genres" / genre / f"{genre}.{k:05d}.wav")
-    said = lines(tmp_path / "Data", tmp_path / "data")
-    tracks = load_tracks(tmp_path / "data")
-    assert tracks["split"].value_counts().to_dict() == {"training": 443, "validation": 197, "test": 290}
-    assert "known as GTZAN" in said and "not in the fault-filtered split 70 (" in said
-    assert "jazz.00054 is damaged in most copies" in said
-    stems = tracks["file"].map(lambda file: Path(file).stem)
-    assert (tracks["genre"] == stems.str.partition(".")[0]).all()
-    assert tracks["split"][stems == "blues.00012"].tolist() == ["test"] and "rock.00086" in stems.tolist()
-    for sides in GTZAN.values():
-        training, validation, test = map(_numbers, sides.split("|"))
-        assert not (training & validation or training & test or validation & test)
-
-
-KNOWN = {
-    "Ballroom": ["{Rumba-American,Rumba-Misc,Waltz}/Media-{1034,1035,1036}0{1,2}.wav",
-                 "Tango/Albums-{Fire,On_Ice}-{01,02,03}.wav"],
-    "Extended Ballroom": ["{Salsa,Wcswing}/{1001,1002,1003,1004}0{1,2}.wav"],
-    "HOMBURG": ["{funksoulrnb,raphiphop}/{The_Beeps,Zach_-Madden,Bleep,22,3pm}-{a,b}.wav"],
-    "ISMIR04": ["audio/{training,evaluation}/{rock_pop,metal}/{x_y,zz}/{al,bum}/1-so_ng.wav",
-                "audio/development/artist_{1,2}_album_1_track_{3,4}.wav"],
-}
-
-
-def expand(pattern):
-    head, brace, rest = pattern.partition("{")
-    if not brace:
-        return [pattern]
-    names, _, tail = rest.partition("}")
-    return [head + name + end for name in names.split(",") for end in expand(tail)]
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_known_collections_are_recognised_by_their_layout(tmp_path, name):
-    for path in (path for pattern in KNOWN[name] for path in expand(pattern)):
-        write(tmp_path / "s" / path, 0.1)
-    if name == "ISMIR04":
-        (tmp_path / "s" / "metadata").mkdir()
-        (tmp_path / "s" / "metadata" / "ground_truth.csv").write_text(
-            "".join(f'"./tracks/artist_{a}_album_1_track_{t}.mp3","world"\n' for a in (1, 2) for t in (3, 4)))
-        for path in (tmp_path / "s").rglob("*.wav"):
-            path.rename(path.with_suffix(".mp3"))
-    if name == "Extended Ballroom":
-        (tmp_path / "s" / "extendedballroom_v1.1.xml").write_text(
-            '<x><Salsa><song id="100101" artist="Ana" title="T" album="Al"/></Salsa></x>')
-    assert f"known as {name})" in lines(tmp_path / "s", tmp_path / "data")
-    tracks = load_tracks(tmp_path / "data")
-    artists, genres = set(tracks["artist"]), set(tracks["genre"])
-    if name == "Ballroom":
-        assert genres == {"Rumba", "Waltz", "Tango"}
-        assert artists == {"album 1034", "album 1035", "album 1036", "album Fire", "album On Ice"}
-    elif name == "Extended Ballroom":
-        assert artists == {"Ana", "album 1001", "album 1002", "album 1003", "album 1004"}
-    elif name == "HOMBURG":
-        assert artists == {"The Beeps", "Zach", "Bleep", "22", "3pm"}
-    else:
-        assert genres == {"rock_pop", "metal_punk", "world"} and artists == {"x y", "zz", "artist 1", "artist 2"}
-        assert tracks["split"].value_counts().to_dict() == {"training": 8, "test": 8, "validation": 4}
-        shutil.rmtree(tmp_path / "s" / "audio" / "evaluation")
-        for k in range(12):                             # enough for a fifth of training as validation
-            write(tmp_path / "s" / "audio" / "training" / "world" / f"artist {k}" / "b" / "2-s.ogg", 0.1)
-        assert "the development set is the test" in lines(tmp_path / "s", tmp_path / "two")
-        counts = load_tracks(tmp_path / "two")["split"].value_counts()
-        assert counts["test"] == 4 and 3 <= counts["validation"] <= 7 and counts.sum() == 24
-
-
-def test_a_likeness_is_not_taken_for_a_known_collection(tmp_path):
-    for k in range(6):
-        write(tmp_path / "mine" / "Salsa" / f"00010{k}.wav", 0.1)
-        write(tmp_path / "mine" / "Tango" / f"00020{k}.wav", 0.1)
-        write(tmp_path / "flat" / f"jazz.0000{k}.wav", 0.1)          # GTZAN's names tell the genre, without folders
-        write(tmp_path / "flat" / f"rock.0001{k}.wav", 0.1)
-    assert "known as" not in lines(tmp_path / "mine", tmp_path / "a")
-    assert "known as GTZAN" in lines(tmp_path / "flat", tmp_path / "b")
-    assert set(load_tracks(tmp_path / "b")["genre"]) == {"jazz", "rock"}
-
-
 def test_mirdata_is_a_source_by_name(shelf, tmp_path, monkeypatch):
     assert "pip install mirdata" in refused("mirdata:gtzan_genre", tmp_path / "data")
 
@@ -395,7 +307,7 @@ def test_mirdata_is_a_source_by_name(shelf, tmp_path, monkeypatch):
     assert "mirdata knows no x: mirdata.list_datasets()" in refused("mirdata:x", tmp_path / "data2")
 
 
-# ---------------------------------------------------------------- the command, and FMA's own layout
+# ---------------------------------------------------------------- the command
 
 
 def test_the_command_says_what_comes_next(shelf, tmp_path, capsys):
@@ -405,30 +317,3 @@ def test_the_command_says_what_comes_next(shelf, tmp_path, capsys):
     assert said[-1].startswith(f"next: python fma.py --data-dir {tmp_path}/data checks it")
     assert run_command(lambda: fma.main(["--data-dir", str(tmp_path / "data"), "--seconds", "10"])) == 0
     assert "audio: 12 files of 10.0 to 10.0 s; at --seconds 10: 12 ok" in capsys.readouterr().out
-
-
-def test_fmas_layout_is_found_under_any_ending(healthy):
-    tracks = load_tracks(healthy)
-    usual = {track: fma.audio_path(healthy, track) for track in tracks.index}
-    assert audio_paths(healthy, tracks) == usual
-    soundfile.write(usual[3].with_suffix(".WAV"), noise(1), 8000)
-    assert audio_paths(healthy, tracks) == usual            # .mp3 comes first
-    usual[3].unlink()
-    assert audio_paths(healthy, tracks) == usual | {3: usual[3].with_suffix(".WAV")}
-    usual[10].unlink()
-    usual[10].with_suffix(".txt").touch()
-    assert audio_paths(healthy, tracks)[10] == usual[10]     # so that a message names what is missing
-
-
-@pytest.mark.parametrize(("encoding", "delimiter", "said"), [
-    ("utf-8", ";", "it is separated by semicolons: save it as CSV with commas, in UTF-8"),
-    ("cp1252", ",", "it is in cp1252: save it"), ("utf-16", "\t", "it is in UTF-16 and separated by tabs: save it"),
-    ("cp1252", ";", "it is in cp1252 and separated by semicolons: save it")])
-def test_a_tracks_csv_that_a_spreadsheet_saved_is_said_so(healthy, encoding, delimiter, said):
-    path = healthy / "fma_metadata" / "tracks.csv"
-    text = path.read_text(encoding="utf-8").replace("Folk", "Fölk").replace(",", delimiter)
-    path.write_bytes(text.encode(encoding))
-    with pytest.raises(DataError, match=said):
-        load_tracks(healthy)
-    path.write_text(text.replace(delimiter, ","), encoding="utf-8-sig")
-    assert "Fölk" in set(load_tracks(healthy)["genre"]) and not pd.isna(load_tracks(healthy)["genre"]).any()

@@ -6,10 +6,12 @@ import sys
 
 import pandas as pd
 import pytest
+import soundfile
 from conftest import ROOT, write_tracks
+from test_lengths import noise
 
 import fma
-from fma import DataError, artists_of, dataset_name, find_data, load_tracks, run_command
+from fma import DataError, artists_of, audio_paths, dataset_name, find_data, load_tracks, run_command
 
 NEEDED = {("set", "split"): ["training", "validation", "test"], ("set", "subset"): ["small"],
           ("track", "genre_top"): ["Folk"]}
@@ -261,3 +263,30 @@ def test_a_reader_who_has_enough_ends_a_command_quietly():
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(30) == 0
+
+
+def test_fmas_layout_is_found_under_any_ending(healthy):
+    tracks = load_tracks(healthy)
+    usual = {track: fma.audio_path(healthy, track) for track in tracks.index}
+    assert audio_paths(healthy, tracks) == usual
+    soundfile.write(usual[3].with_suffix(".WAV"), noise(1), 8000)
+    assert audio_paths(healthy, tracks) == usual            # .mp3 comes first
+    usual[3].unlink()
+    assert audio_paths(healthy, tracks) == usual | {3: usual[3].with_suffix(".WAV")}
+    usual[10].unlink()
+    usual[10].with_suffix(".txt").touch()
+    assert audio_paths(healthy, tracks)[10] == usual[10]     # so that a message names what is missing
+
+
+@pytest.mark.parametrize(("encoding", "delimiter", "said"), [
+    ("utf-8", ";", "it is separated by semicolons: save it as CSV with commas, in UTF-8"),
+    ("cp1252", ",", "it is in cp1252: save it"), ("utf-16", "\t", "it is in UTF-16 and separated by tabs: save it"),
+    ("cp1252", ";", "it is in cp1252 and separated by semicolons: save it")])
+def test_a_tracks_csv_that_a_spreadsheet_saved_is_said_so(healthy, encoding, delimiter, said):
+    path = healthy / "fma_metadata" / "tracks.csv"
+    text = path.read_text(encoding="utf-8").replace("Folk", "Fölk").replace(",", delimiter)
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=said):
+        load_tracks(healthy)
+    path.write_text(text.replace(delimiter, ","), encoding="utf-8-sig")
+    assert "Fölk" in set(load_tracks(healthy)["genre"]) and not pd.isna(load_tracks(healthy)["genre"]).any()
