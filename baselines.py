@@ -24,7 +24,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Fit classifiers on track statistics and print their results.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(CLASSIFIERS)} (default: all)")
     add_data_options(parser)
-    parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC)")
+    parser.add_argument("--only", choices=ONLY, help="fewer columns (mfcc40: mean and deviation of the 20 MFCC; "
+                                                     "the others: one family of features)")
     parser.add_argument("--features", nargs="+", metavar="NAME", default=[],
                         help="use statistics of these cached features instead, for example mel128 vggish")
     parser.add_argument("--folds", action="store_true", help="cross-validate by artist: every clip is tested once")

@@ -35,7 +35,7 @@ from learning.runs import (
     run_folder,
     save_probabilities,
 )
-from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result, seed_line
+from study.result_files import accuracy_of, count_seeds, make_result, over_folds, read_result, save_result, seed_line
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
@@ -154,8 +154,9 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
         ``<runs_dir>/<dataset>/baseline_<name>/seed<k>/`` holds each clip's scores. A run of the same classifier,
         columns and values is not repeated. With fewer columns, ``_<only>`` is appended to the name.
     progress : bool
-    folds : bool
-        Cross-validate by artist (learning/folds.py), with one classifier per seed and fold.
+    folds : bool or None
+        Cross-validate by artist (learning/folds.py), with one classifier per seed and fold. None: if existing results
+        are cross-validated.
 
     Returns
     -------
@@ -169,6 +170,8 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
     common = {"dataset": data.name, "feature": data.feature, "scale": "standardised on training", "device": "cpu",
               "versions": versions, "commit": commit()}
     paths = {name: Path(results_dir) / data.name / f"baseline_{name}{data.suffix}.json" for name in names}
+    if folds is None:
+        folds = any((read_result(path) or {}).get("folds") for path in paths.values())
     seeds = {name: range(_count_seeds(name, paths[name], repeats, folds)) for name in names}
     count, runs = take_fold(data, 0) if folds else 1, {name: [] for name in names}
     for fold in range(count) if folds else [None]:

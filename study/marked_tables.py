@@ -7,8 +7,9 @@ A table is between two comments; the first names its content,
 
 and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
 of the study) there are ``study emotify`` (the study's own table of features and networks), ``ablations fma_small
-mel128_*`` (with one thing changed), ``ladder fma_small mel128_square`` (splits that leak) and ``variance fma_small``
-(what moves a figure, and how many clips a comparison needs).
+mel128_*`` (with one thing changed), ``ladder fma_small mel128_square`` (splits that leak), ``families allmusic``
+(classifiers by the statistics they read) and ``variance fma_small`` (what moves a figure, and how many clips a
+comparison needs).
 """
 
 import re
@@ -20,10 +21,10 @@ from fma import DataError
 from study.predictions import load_answers
 from study.result_files import load_results
 from study.rows import EXPERIMENTS, STUDY
-from study.tables import ablations_table, ladder_table, load_ladder, results_table, study_table
+from study.tables import ablations_table, families_table, ladder_table, load_ladder, results_table, study_table
 from study.variance import variance_tables
 
-KINDS = "study|table|ablations|ladder|variance"
+KINDS = "study|table|ablations|ladder|families|variance"
 MARKED = re.compile(rf"(<!-- ({KINDS}) (\S+)(?: ([^\n]+?))? -->\n)(?:(?!<!-- (?:{KINDS}) ).)*?(<!-- end -->)",
                     re.DOTALL)
 
@@ -36,7 +37,7 @@ def marked_tables(text, results_dir="results"):
     text : str
         With tables between ``<!-- table DATASET NAMES -->`` and ``<!-- end -->``; names may contain ``*``. ``table``
         takes experiments of the study and baselines, ``ablations`` experiments with one thing changed, ``ladder`` the
-        name of one experiment, ``study`` and ``variance`` none.
+        name of one experiment, the others none.
     results_dir : path-like
 
     Returns
@@ -45,8 +46,9 @@ def marked_tables(text, results_dir="results"):
     """
     def write(match):
         begin, kind, dataset, names, end = match.groups()
-        if kind == "study":
-            return f"{begin}\n{study_table(load_results(Path(results_dir) / dataset))}\n\n{end}"
+        if kind in ("study", "families"):
+            table = {"study": study_table, "families": families_table}[kind]
+            return f"{begin}\n{table(load_results(Path(results_dir) / dataset))}\n\n{end}"
         if kind == "variance":
             results = [r for r in load_results(Path(results_dir) / dataset) if r["experiment"] in STUDY]
             return f"{begin}\n{variance_tables(results, load_answers(results, results_dir))}\n\n{end}"

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from dataset import FeatureDataset, remarks
 from fma import SPLITS, DataError, artists_of, dataset_name, load_tracks, some
 
 LEVELS = ("feature", "statistics", "number")    # levels of the columns of FMA's features.csv
-ONLY = {"mfcc40": [("mfcc", "mean"), ("mfcc", "std")]}      # subsets of the columns
+# Subsets of the 518 columns and what their names, such as mfcc.mean.01, begin with: means and deviations of MFCC, which
+# is all that our copy of FMA has, and the families of features. A name ends in its number of columns.
+ONLY = {"mfcc40": r"mfcc\.(mean|std)", "mfcc140": "mfcc", "spectral84": "spectral|rmse|zcr", "tonnetz42": "tonnetz",
+        **{f"{name}84": name for name in ("chroma_stft", "chroma_cqt", "chroma_cens")}}
 
 
 def load_statistics(data_dir, subset="small", features_dir=None):
@@ -143,7 +147,7 @@ class Statistics:
         self.data_dir, self.subset = data_dir, subset
         self.suffix = f"_{only or self.feature}" if only or features else ""  # in the names of results and runs
         if only:
-            table = table.loc[:, [column[:2] in ONLY[only] for column in table.columns]]
+            table = table.loc[:, [bool(re.match(ONLY[only], ".".join(column))) for column in table.columns]]
         if not len(table.columns):
             raise DataError(f"{data_dir}: the statistics have no columns of {only}: run baselines.py without --only")
         self.name, self.columns = dataset_name(data_dir, subset), table.columns

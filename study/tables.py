@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from evaluation import format_accuracy, format_interval, largest_share
 from fma import DataError
@@ -147,8 +148,12 @@ def span(values):
 
 
 def _feature(config):
-    columns = config["feature_parameters"].get("columns")       # of baselines
+    columns = _columns(config)
     return config["feature"] if columns is None else f"{config['feature']} ({columns})"
+
+
+def _columns(config):
+    return config["feature_parameters"].get("columns")          # of baselines
 
 
 def _seconds(seeds):
@@ -201,6 +206,29 @@ def ablations_table(results, results_dir="results"):
                "95 % interval", "p (Holm)"]
     both = [r for _, *pair in pairs for r in pair]
     return f"{format_table(rows, columns)}\n\n{measured_on(both)}{leak_note(both)}"
+
+
+def families_table(results):
+    """Accuracies of classifiers by the columns that they were given, all or one family of features, as Markdown.
+
+    Parameters
+    ----------
+    results : list of dict
+        Of one data set; those of classifiers on track statistics are used. The column and the row with the highest
+        mean stand first.
+    """
+    shown = [r for r in results if r["experiment"].startswith("baseline_") and r["config"]["feature"] == "statistics"]
+    if not shown:
+        raise DataError("there is no classifier on track statistics among the results: python baselines.py")
+    kinds = [r["config"]["model"]["class"] for r in shown]
+    given = [r["experiment"].removeprefix(f"baseline_{kind}").lstrip("_") or f"all {_columns(r['config'])}"
+             for kind, r in zip(kinds, shown, strict=True)]
+    table = pd.Series([100 * r["test"]["accuracy"] for r in shown], [kinds, given]).unstack()
+    table = table.loc[table.mean(axis=1).sort_values(ascending=False).index,
+                      table.mean().sort_values(ascending=False).index]
+    table.loc["mean"] = table.mean()
+    rows = [[kind, *(None if np.isnan(x) else f"{x:.1f}" for x in row)] for kind, row in table.iterrows()]
+    return f"{format_table(rows, ['test accuracy %', *table])}\n\n{measured_on(shown)}{leak_note(shown)}"
 
 
 def p_word(p):
