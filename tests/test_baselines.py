@@ -1,6 +1,7 @@
 """The classifiers see training alone, warn of nothing, and leave results that the networks' tables can show."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -19,6 +20,7 @@ from learning.runs import commit, load_probabilities
 from plots.runs import plot_panels
 from study import classifiers
 from study.classifiers import CLASSIFIERS, ShrunkQDA, fit_baselines, scores_of, tsne_map
+from study.marked_tables import marked_tables
 from study.statistics import LEVELS, load_statistics
 
 GENRES = ("Folk", "Hip-Hop", "Metal", "Rock")
@@ -159,6 +161,10 @@ def test_fewer_columns_stand_beside_all_of_them(tiny, fitted, tmp_path):
     stems = sorted(path.stem for path in (tmp_path / "results" / "tiny").glob("*.json"))
     assert stems == [r["experiment"] for r in both]
     assert both[0]["seeds"][0]["test"] == fitted[1]["SVC"]["seeds"][0]["test"] and both[1]["reported"] is None
+    assert set(Statistics(tiny, only="spectral84").columns.droplevel([1, 2])) == {"zcr"}
+    text = marked_tables("<!-- families tiny -->\n<!-- end -->", tmp_path / "results")
+    shown = [100 * r["test"]["accuracy"] for r in both]
+    assert {"all 32", "mfcc40"} <= set(re.split(r" *\| *", text)) and all(f"{x:.1f}" in text for x in shown)
     zcr = [k for k, column in enumerate(COLUMNS) if column[0] == "zcr"]
     features_csv(tiny, data.tracks.index, data.values[:, zcr], [COLUMNS[k] for k in zcr])
     with pytest.raises(DataError, match="no columns of mfcc40"):

@@ -239,5 +239,8 @@ def test_classifiers_are_cross_validated_on_the_same_folds(tmp_path, capsys):
     before = (tmp_path / "results" / "tiny" / f"{name}.json").read_bytes()
     baselines.main(command)                                                     # all is there
     assert (tmp_path / "results" / "tiny" / f"{name}.json").read_bytes() == before
+    found, _ = baselines.fit_baselines(baselines.Statistics(data, features=["chroma_cqt"]), ["LDA"], folds=None,
+                                       results_dir=tmp_path / "results", runs_dir=tmp_path / "runs", progress=False)
+    assert found["LDA"]["folds"]["count"] == 5                                  # as the existing result is
     with pytest.raises(DataError, match="holds a cross-validated result"):
         baselines.main([word for word in command if word != "--folds"])
