@@ -34,6 +34,7 @@ from study.tables import (
     ablation_pairs,
     ablations_table,
     compare_ablations,
+    families_table,
     ladder_table,
     load_ladder,
     results_table,
