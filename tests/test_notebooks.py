@@ -21,7 +21,7 @@ QUICK = {   # parameters with which a notebook takes seconds
     "bbnn_architecture": {"epochs": 1},
     "results": {},
     "augmentation": {"epochs": 2, "repeats": 1},
-    "feature_fusion": {"epochs": 1},
+    "feature_fusion": {},
     "predict": {},
     "your_music": {"epochs": 2},
 }
