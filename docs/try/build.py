@@ -1,0 +1,87 @@
+"""What the page needs beside its own files, into docs/try/built/: ONNX's runtime from npm, and a network of this repository.
+
+    make page
+
+A page that is opened as a file may load scripts but nothing else, so runtime and network become scripts too.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))        # for the modules of the repository
+
+from classifier.onnx_export import export_onnx  # noqa: E402
+from fma import DataError, run_command  # noqa: E402
+from plots.style import genre_colours  # noqa: E402
+
+PACKAGE = "onnxruntime-web@1.22.0"
+SHA512 = "Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg=="
+API, GLUE, WASM = "ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
+
+
+def fetch_runtime(folder):
+    """The three files of onnxruntime-web that the page needs: dict of name to bytes.
+
+    Raises
+    ------
+    DataError
+        If npm is missing or fails, or the package is not the one whose checksum stands above.
+    """
+    if not (npm := shutil.which("npm")):
+        raise DataError("make page fetches onnxruntime-web with npm: install Node.js (nodejs.org)")
+    done = subprocess.run([npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)],
+                          capture_output=True, text=True)
+    packed = list(folder.glob("*.tgz"))
+    if done.returncode or not packed:
+        reason = (done.stderr.strip() or "no file").splitlines()[-1]
+        raise DataError(f"npm pack {PACKAGE} failed ({reason}): run make page again when npm's registry can be reached")
+    if base64.b64encode(hashlib.sha512(packed[0].read_bytes()).digest()).decode() != SHA512:
+        raise DataError(f"{PACKAGE} from npm has another checksum than docs/try/build.py expects: do not use it")
+    with tarfile.open(packed[0]) as archive:
+        return {name: archive.extractfile(f"package/dist/{name}").read() for name in (API, GLUE, WASM)}
+
+
+def packed(content):
+    """Bytes as a JavaScript text: compressed, in base64."""
+    return json.dumps(base64.b64encode(gzip.compress(content, mtime=0)).decode())
+
+
+def about(network):
+    """What the page says of the network and does by it: the ONNX file's metadata, and the colours of its genres."""
+    import onnx
+
+    found = {prop.key: prop.value for prop in onnx.load(network, load_external_data=False).metadata_props}
+    found |= {key: json.loads(found[key]) for key in ("labels", "preprocessing", "threshold", "accuracy") if key in found}
+    if found["feature"] != "mel128":
+        raise DataError(f"the page computes mel128, the network needs {found['feature']}: export another network")
+    return found | {"colours": genre_colours(found["labels"])}
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "network.onnx"
+        print(export_onnx(network).replace(str(network), "network"))
+        runtime = fetch_runtime(Path(folder))
+        scripts = {
+            API: runtime[API].decode(),
+            "runtime.js": f"self.RUNTIME = {{ glue: {json.dumps(runtime[GLUE].decode())}, wasm: {packed(runtime[WASM])} }};",
+            "network.js": f"self.NETWORK = {packed(network.read_bytes())};",
+            "about.js": f"self.ABOUT = {json.dumps(about(network), indent=1)};",
+        }
+    (HERE / "built").mkdir(exist_ok=True)
+    for name, text in scripts.items():
+        (HERE / "built" / name).write_text(text + "\n", encoding="utf-8")
+    print(f"{HERE / 'index.html'}: open it in a browser ({sum(map(len, scripts.values())) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
