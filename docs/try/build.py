@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))        # for the modules of the repository
 
 from classifier.onnx_export import export_onnx  # noqa: E402
-from fma import DataError, run_command  # noqa: E402
+from fma import ENDINGS, DataError, run_command  # noqa: E402
 from plots.style import genre_colours  # noqa: E402
 
 PACKAGE = "onnxruntime-web@1.22.0"
@@ -56,14 +56,15 @@ def packed(content):
 
 
 def about(network):
-    """What the page says of the network and does by it: the ONNX file's metadata, and the colours of its genres."""
+    """What the page says of the network and does by it: the ONNX file's metadata, colours of its genres, endings
+    of audio files."""
     import onnx
 
     found = {prop.key: prop.value for prop in onnx.load(network, load_external_data=False).metadata_props}
     found |= {key: json.loads(found[key]) for key in ("labels", "preprocessing", "threshold", "accuracy") if key in found}
     if found["feature"] != "mel128":
         raise DataError(f"the page computes mel128, the network needs {found['feature']}: export another network")
-    return found | {"colours": genre_colours(found["labels"])}
+    return found | {"colours": genre_colours(found["labels"]), "endings": sorted(ENDINGS)}
 
 
 def main():

@@ -16,7 +16,7 @@ const Chart = (() => {
     const [hours, minutes, rest] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(Math.floor);
     return (hours ? `${hours}:${String(minutes).padStart(2, "0")}` : minutes) + `:${String(rest).padStart(2, "0")}`;
   };
-  const percent = value => `${Math.round(100 * value)} %`;
+  const percent = value => `${Math.round(100 * value)}\u00a0%`;
   const sorted = probabilities => Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
   const best = (probabilities, count) =>
     sorted(probabilities).slice(0, count).map(([genre, value]) => `${genre} ${percent(value)}`).join(", ");

@@ -12,18 +12,18 @@ const Decode = (() => {
   }
 
   function find(bytes, word, end) {
-    for (let at = 0; at + word.length <= Math.min(end, bytes.length); at++) {
-      if (bytes[at] === word.charCodeAt(0) && text(bytes, at, word.length) === word) return at;
-    }
-    return -1;
+    let at = -1;
+    do at = bytes.indexOf(word.charCodeAt(0), at + 1); while (at >= 0 && at < end && text(bytes, at, word.length) !== word);
+    return at < end ? at : -1;
   }
 
-  // Sample rate of a frame of mp3 or AAC that begins here and is followed by another, or 0.
+  // Sample rate of the frame of mp3 or AAC that begins here, 0 if none does.
   function frameRate(bytes, at) {
     if (bytes[at] !== 0xff || (bytes[at + 1] & 0xe0) !== 0xe0) return 0;
     const version = bytes[at + 1] >> 3 & 3, layer = bytes[at + 1] >> 1 & 3, code = bytes[at + 2] >> 2 & 3;
+    const bits = bytes[at + 2] >> 4;
     if (layer === 0) return (version & 2) && AAC[bytes[at + 2] >> 2 & 15] || 0;
-    return version === 1 || code === 3 ? 0 : MP3[code] / [4, 0, 2, 1][version];
+    return version === 1 || code === 3 || bits === 15 ? 0 : MP3[code] / [4, 0, 2, 1][version];
   }
 
   // Sample rate in Hz of a file's header; 0 if it is of a format that is not known here.
@@ -86,7 +86,8 @@ const Decode = (() => {
       notes.push(`resampled by the browser to ${usual} Hz: predict.py may answer a little differently`);
     }
     try {
-      return { audio: await context.decodeAudioData(content), notes };
+      const audio = await context.decodeAudioData(content);
+      return { audio, positive: correction(audio), notes };
     } catch {
       throw new Error("not audio that this browser can read, or damaged");
     }
@@ -104,13 +105,23 @@ const Decode = (() => {
     return found;
   }
 
+  // Chromium decodes to 16 bits, and divides positive samples by 32767, negative ones by 32768. The factor that makes
+  // them alike; 1 unless the first minute's positive samples are such fractions.
+  function correction(audio) {
+    const y = audio.getChannelData(0), end = Math.min(y.length, 60 * audio.sampleRate);
+    for (let k = 0; k < end; k++) {
+      if (y[k] > 0 && Math.abs(y[k] * 32767 - Math.round(y[k] * 32767)) > 0.004) return 1;
+    }
+    return 32767 / 32768;
+  }
+
   // The mean of the channels from `start` to `end`, repeated up to a window's length where that is clearly less.
-  function samples(audio, start, end, seconds) {
+  function samples(audio, start, end, seconds, positive) {
     const size = Math.floor(seconds * audio.sampleRate), length = end - start, weight = 1 / audio.numberOfChannels;
     const y = new Float32Array(length >= WHOLE * size ? length : size);
     for (let channel = 0; channel < audio.numberOfChannels; channel++) {
       const part = audio.getChannelData(channel).subarray(start, end);
-      for (let k = 0; k < length; k++) y[k] += weight * part[k];
+      for (let k = 0; k < length; k++) y[k] += weight * (part[k] > 0 ? positive * part[k] : part[k]);
     }
     for (let k = length; k < y.length; k++) y[k] = y[k - length];
     return y;

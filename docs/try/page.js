@@ -3,7 +3,6 @@
 
 const { make, bars, course, table, best, percent, sorted } = Chart;
 const at = id => document.getElementById(id);
-const ENDINGS = /\.(mp3|flac|ogg|oga|opus|wav|aiff?|aifc|m4a|m4b|mp4|3gp|aac|wma|ape|wv|mka|webm|au|caf|mp2|ac3|amr)$/i;
 const SERVE = "run `python -m http.server -d docs/try` and open http://localhost:8000";
 
 // ---- the network, in a worker -------------------------------------------------------------------------------------
@@ -39,13 +38,13 @@ function startNetwork() {
 async function answer(file, address, ask, progress) {
   const { labels, preprocessing: { seconds, sample_rate: usual } } = ABOUT;
   const named = values => Object.fromEntries(labels.map((genre, k) => [genre, Math.round(1e4 * values[k]) / 1e4]));
-  const { audio, notes } = await Decode.decode(file, address, Number.isInteger(usual) ? usual : 44100);
+  const { audio, positive, notes } = await Decode.decode(file, address, Number.isInteger(usual) ? usual : 44100);
   const rate = audio.sampleRate, places = Decode.windows(audio.length, rate, seconds), found = [];
   const sum = new Float64Array(labels.length);
   let widest = 0;
   for (const [k, [start, end]] of places.entries()) {
     progress(k / places.length);
-    const said = await ask(Decode.samples(audio, start, end, seconds), rate);
+    const said = await ask(Decode.samples(audio, start, end, seconds, positive), rate);
     if (said.silent) continue;
     widest = Math.max(widest, said.bandwidth);
     said.probabilities.forEach((value, genre) => { sum[genre] += value; });
@@ -79,13 +78,14 @@ function summary() {
 }
 
 function add(files) {
-  const heard = files.filter(({ file, name }) => ENDINGS.test(name) || file.type.startsWith("audio/"));
+  const heard = files.filter(({ file, name }) =>
+    ABOUT.endings.includes(name.slice(name.lastIndexOf(".")).toLowerCase()) || file.type.startsWith("audio/"));
   const others = files.filter(each => !heard.includes(each));
   at("passed").textContent = others.length ?
     `Passed over, no audio: ${others.slice(0, 3).map(({ name }) => name).join(", ")}` +
     (others.length > 3 ? ` and ${others.length - 3} more` : "") : "";
   for (const { file, name } of heard) {
-    const bar = make("progress", { max: 1, "aria-label": `Progress of ${name}` });
+    const bar = make("progress", { max: 1, value: 0, "aria-label": `Progress of ${name}` });
     const card = make("article", { "aria-busy": "true" }, make("h2", {}, name), bar);
     const song = { file: name };
     songs.push(song);
@@ -102,6 +102,7 @@ async function work() {
   for (let next; (next = waiting.shift());) {
     const { song, file, card, bar } = next, address = URL.createObjectURL(file);
     summary();
+    bar.removeAttribute("value");              // of unknown length, as long as it is decoded
     try {
       Object.assign(song, await answer(file, address, ask, share => { bar.value = share; }));
       show(song, card, address);
@@ -171,12 +172,14 @@ function choose(event) {
 function begin() {
   if (typeof ABOUT === "undefined") {
     at("take").hidden = true;
-    say("The network is not here yet: run `make page` in the repository, then reload.");
+    say("The network is not here yet: run make page in a clone of the repository, and open it there.");
     return;
   }
-  const { labels, accuracy } = ABOUT;
+  const { labels, accuracy, threshold, preprocessing } = ABOUT;
   at("network").textContent = `The network knows ${labels.length} genres: ${labels.join(", ")}.` +
-    (accuracy ? ` Of clips by artists it has never heard, it names the right one in ${Math.round(100 * accuracy)} of 100.` : "");
+    (threshold ? "" : " It always answers with one of them.") +
+    (accuracy ? ` Of 100 clips by artists it has never heard, it is right on ${Math.round(100 * accuracy)}.` : "") +
+    ` It hears ${preprocessing.seconds} seconds at a time; a song's answer is the mean.`;
   at("files").onchange = at("folder").onchange = choose;
   at("save").onclick = save;
   document.ondragover = event => {
