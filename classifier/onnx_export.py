@@ -29,12 +29,12 @@ def metadata(classifier):
     given = FEATURES[config["feature"]] | {"seconds": clip_part(config)["seconds"]}
     if usual_rate(config):
         given |= {"sample_rate": usual_rate(config)}
+    known = {"accuracy": config.get("test", {}).get("accuracy"), "threshold": config.get("threshold")}
     return {"labels": json.dumps(classifier.genres), "feature": config["feature"], "preprocessing": json.dumps(given),
             "input": "clips, bins, frames: the feature in its unit; normalisation is part of the network",
             "output": "clips, labels: calibrated probabilities", "dataset": config["dataset"],
-            "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows"} | {
-            name: str(value) for name, value in (("accuracy", config.get("test", {}).get("accuracy")),
-                                                 ("threshold", config.get("threshold"))) if value is not None}
+            "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows",
+            **{name: str(value) for name, value in known.items() if value is not None}}
 
 
 def export_onnx(path, weights=None):

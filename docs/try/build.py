@@ -1,8 +1,9 @@
-"""What the page needs beside its own files, into docs/try/built/: ONNX's runtime from npm, and a network of this repository.
+"""What the page needs beside its own files, into docs/try/built/: two packages from npm, and the shipped network.
 
     make page
 
 A page that is opened as a file may load scripts but nothing else, so runtime and network become scripts too.
+mpg123 is what libsndfile reads mp3 with: browsers cut off what exceeds full scale, as loud recordings do.
 """
 
 import base64
@@ -23,31 +24,37 @@ from classifier.onnx_export import export_onnx  # noqa: E402
 from fma import ENDINGS, DataError, run_command  # noqa: E402
 from plots.style import genre_colours  # noqa: E402
 
-PACKAGE = "onnxruntime-web@1.22.0"
-SHA512 = "Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg=="
 API, GLUE, WASM = "ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
+MP3 = "mpg123-decoder.min.js"
+PACKAGES = {        # with npm's checksum (dist.integrity), and what of it is used
+    "onnxruntime-web@1.22.0": (
+        "Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg==", (API, GLUE, WASM)),
+    "mpg123-decoder@1.0.3": (
+        "+fjxnWigodWJm3+4pndi+KUg9TBojgn31DPk85zEsim7C6s0X5Ztc/hQYdytXkwuGXH+aB0/aEkG40Emukv6oQ==", (MP3,)),
+}
 
 
-def fetch_runtime(folder):
-    """The three files of onnxruntime-web that the page needs: dict of name to bytes.
+def fetch(package, folder):
+    """Download one of `PACKAGES` with npm and check it: dict of name to bytes.
 
     Raises
     ------
     DataError
         If npm is missing or fails, or the package is not the one whose checksum stands above.
     """
+    checksum, names = PACKAGES[package]
     if not (npm := shutil.which("npm")):
-        raise DataError("make page fetches onnxruntime-web with npm: install Node.js (nodejs.org)")
-    done = subprocess.run([npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)],
+        raise DataError(f"make page fetches {package} with npm: install Node.js (nodejs.org)")
+    done = subprocess.run([npm, "pack", package, "--silent", "--pack-destination", str(folder)],
                           capture_output=True, text=True)
-    packed = list(folder.glob("*.tgz"))
-    if done.returncode or not packed:
+    path = folder / f"{package.replace('@', '-')}.tgz"
+    if done.returncode or not path.exists():
         reason = (done.stderr.strip() or "no file").splitlines()[-1]
-        raise DataError(f"npm pack {PACKAGE} failed ({reason}): run make page again when npm's registry can be reached")
-    if base64.b64encode(hashlib.sha512(packed[0].read_bytes()).digest()).decode() != SHA512:
-        raise DataError(f"{PACKAGE} from npm has another checksum than docs/try/build.py expects: do not use it")
-    with tarfile.open(packed[0]) as archive:
-        return {name: archive.extractfile(f"package/dist/{name}").read() for name in (API, GLUE, WASM)}
+        raise DataError(f"npm pack {package} failed ({reason}): run make page again when npm's registry can be reached")
+    if base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() != checksum:
+        raise DataError(f"{package} from npm has another checksum than docs/try/build.py expects: do not use it")
+    with tarfile.open(path) as archive:
+        return {name: archive.extractfile(f"package/dist/{name}").read() for name in names}
 
 
 def packed(content):
@@ -61,7 +68,8 @@ def about(network):
     import onnx
 
     found = {prop.key: prop.value for prop in onnx.load(network, load_external_data=False).metadata_props}
-    found |= {key: json.loads(found[key]) for key in ("labels", "preprocessing", "threshold", "accuracy") if key in found}
+    parsed = {"labels", "preprocessing", "threshold", "accuracy"} & set(found)
+    found |= {key: json.loads(found[key]) for key in parsed}
     if found["feature"] != "mel128":
         raise DataError(f"the page computes mel128, the network needs {found['feature']}: export another network")
     return found | {"colours": genre_colours(found["labels"]), "endings": sorted(ENDINGS)}
@@ -71,10 +79,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "network.onnx"
         print(export_onnx(network).replace(str(network), "network"))
-        runtime = fetch_runtime(Path(folder))
+        found = {name: content for package in PACKAGES for name, content in fetch(package, Path(folder)).items()}
+        glue, wasm = json.dumps(found[GLUE].decode()), packed(found[WASM])
         scripts = {
-            API: runtime[API].decode(),
-            "runtime.js": f"self.RUNTIME = {{ glue: {json.dumps(runtime[GLUE].decode())}, wasm: {packed(runtime[WASM])} }};",
+            API: found[API].decode(), MP3: found[MP3].decode(),
+            "runtime.js": f"self.RUNTIME = {{ glue: {glue}, wasm: {wasm} }};",
             "network.js": f"self.NETWORK = {packed(network.read_bytes())};",
             "about.js": f"self.ABOUT = {json.dumps(about(network), indent=1)};",
         }

@@ -32,7 +32,8 @@ const Chart = (() => {
       list.append(make("li", {}, make("span", {}, genre), bar, make("span", {}, percent(value))));
     }
     const rest = Object.keys(probabilities).length - shown.length;
-    if (rest) list.append(make("li", { class: "rest" }, `${rest} ${rest === 1 ? "other" : "others"} below ${percent(SHOWN)}`));
+    const others = `${rest} ${rest === 1 ? "other" : "others"} below ${percent(SHOWN)}`;
+    if (rest) list.append(make("li", { class: "rest" }, others));
     return list;
   }
 

@@ -1,4 +1,4 @@
-// From a file to mono windows: the browser decodes, at the file's own sample rate, which its header tells.
+// From a file to mono windows: mpg123 decodes mp3, the browser all else, at the file's own rate, which its header tells.
 "use strict";
 
 const Decode = (() => {
@@ -13,11 +13,13 @@ const Decode = (() => {
 
   function find(bytes, word, end) {
     let at = -1;
-    do at = bytes.indexOf(word.charCodeAt(0), at + 1); while (at >= 0 && at < end && text(bytes, at, word.length) !== word);
+    do {
+      at = bytes.indexOf(word.charCodeAt(0), at + 1);
+    } while (at >= 0 && at < end && text(bytes, at, word.length) !== word);
     return at < end ? at : -1;
   }
 
-  // Sample rate of the frame of mp3 or AAC that begins here, 0 if none does.
+  // Sample rate of the frame of MPEG audio or AAC that begins here, 0 if none does.
   function frameRate(bytes, at) {
     if (bytes[at] !== 0xff || (bytes[at + 1] & 0xe0) !== 0xe0) return 0;
     const version = bytes[at + 1] >> 3 & 3, layer = bytes[at + 1] >> 1 & 3, code = bytes[at + 2] >> 2 & 3;
@@ -26,13 +28,21 @@ const Decode = (() => {
     return version === 1 || code === 3 || bits === 15 ? 0 : MP3[code] / [4, 0, 2, 1][version];
   }
 
+  // Where a file begins, after tags.
+  function beginning(bytes) {
+    return text(bytes, 0, 3) === "ID3" ? 10 + (bytes[6] << 21 | bytes[7] << 14 | bytes[8] << 7 | bytes[9]) : 0;
+  }
+
+  // Whether it is MPEG audio without a container.
+  function isMpeg(bytes) {
+    const at = beginning(bytes);
+    return frameRate(bytes, at) > 0 && (bytes[at + 1] >> 1 & 3) > 0;
+  }
+
   // Sample rate in Hz of a file's header; 0 if it is of a format that is not known here.
   function headerRate(bytes) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    let at = 0;
-    if (text(bytes, 0, 3) === "ID3") {          // tags before the first frame
-      at = 10 + (bytes[6] << 21 | bytes[7] << 14 | bytes[8] << 7 | bytes[9]);
-    }
+    let at = beginning(bytes);
     const four = text(bytes, at, 4), near = at + 65536;
     if (four === "RIFF" || four === "RF64") {
       const chunk = find(bytes, "fmt ", near);
@@ -70,14 +80,20 @@ const Decode = (() => {
     });
   }
 
-  // A file's AudioBuffer and the notes on it; an Error with the reason if there is none.
-  async function decode(file, address, usual) {
+  // A file's samples as an AudioBuffer has them, and notes on it; an Error with the reason if there are none.
+  // `readMp3` gives {y, rate} of the bytes of an mp3, or {} if it does not read it.
+  async function decode(file, address, usual, readMp3) {
     if (!file.size) throw new Error("the file is empty");
     if (await duration(address) > LONGEST) {
       throw new Error("longer than 2 hours, too much for a browser's memory: predict.py reads it in parts");
     }
     const content = await file.arrayBuffer().catch(() => { throw new Error("it cannot be read"); });
-    const rate = headerRate(new Uint8Array(content)), notes = [];
+    const bytes = new Uint8Array(content), rate = headerRate(bytes), notes = [];
+    const { y, rate: own } = isMpeg(bytes) ? await readMp3(bytes) : {};
+    if (y) {
+      const audio = { numberOfChannels: 1, getChannelData: () => y, length: y.length, sampleRate: own };
+      return { audio, positive: 1, notes };
+    }
     let context;
     try {
       context = new OfflineAudioContext(1, 1, rate);

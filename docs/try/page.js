@@ -27,10 +27,10 @@ function startNetwork() {
     waiting.delete(data.id);
     if (data.error) reject(new Error(data.error)); else resolve(data.found);
   };
-  return (y, rate) => new Promise((resolve, reject) => {
+  return (asked, given = []) => new Promise((resolve, reject) => {      // the buffers that are given are gone here
     if (broken) return reject(new Error(broken));
     waiting.set(count, { resolve, reject });
-    worker.postMessage({ id: count++, y, rate }, [y.buffer]);
+    worker.postMessage({ id: count++, ...asked }, given);
   });
 }
 
@@ -38,13 +38,14 @@ function startNetwork() {
 async function answer(file, address, ask, progress) {
   const { labels, preprocessing: { seconds, sample_rate: usual } } = ABOUT;
   const named = values => Object.fromEntries(labels.map((genre, k) => [genre, Math.round(1e4 * values[k]) / 1e4]));
-  const { audio, positive, notes } = await Decode.decode(file, address, Number.isInteger(usual) ? usual : 44100);
+  const { audio, positive, notes } = await Decode.decode(
+    file, address, Number.isInteger(usual) ? usual : 44100, mp3 => ask({ mp3 }));
   const rate = audio.sampleRate, places = Decode.windows(audio.length, rate, seconds), found = [];
   const sum = new Float64Array(labels.length);
   let widest = 0;
   for (const [k, [start, end]] of places.entries()) {
     progress(k / places.length);
-    const said = await ask(Decode.samples(audio, start, end, seconds, positive), rate);
+    const y = Decode.samples(audio, start, end, seconds, positive), said = await ask({ y, rate }, [y.buffer]);
     if (said.silent) continue;
     widest = Math.max(widest, said.bandwidth);
     said.probabilities.forEach((value, genre) => { sum[genre] += value; });
@@ -55,7 +56,7 @@ async function answer(file, address, ask, progress) {
   const probabilities = named(sum.map(value => value / found.length));
   const [genre, most] = sorted(probabilities)[0];
   return { genre: most < ABOUT.threshold ? "none of these" : genre, probabilities, course: found,
-    ...(notes.length ? { note: notes.join("; ") } : {}), seconds: audio.duration };
+    ...(notes.length ? { note: notes.join("; ") } : {}), seconds: audio.length / rate };
 }
 
 // ---- songs --------------------------------------------------------------------------------------------------------

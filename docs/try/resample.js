@@ -1,6 +1,6 @@
 // Changes the sample rate with the frequency response of soxr's recipe HQ, which Python uses. It was measured on
-// impulses and fitted: a sinc in a Kaiser window; where the ratio of the rates is no power of two, soxr interpolates its
-// filter, which takes up to 0.01 dB from the highest frequencies (`droop`).
+// impulses and fitted: a sinc in a Kaiser window; where the ratio of the rates is no power of two, soxr interpolates
+// its filter, which takes up to 0.01 dB from the highest frequencies (`droop`).
 "use strict";
 
 const Resample = (() => {

@@ -1,4 +1,5 @@
-// mel128 of audio/transforms.py, with the same numbers: 128 mel bands at 128 moments of a window, in dB below its maximum.
+// mel128 of audio/transforms.py, with the same numbers: 128 mel bands at 128 moments of a window, in dB below its
+// maximum.
 "use strict";
 
 const Spectrogram = (() => {

@@ -1,8 +1,9 @@
-// Runs beside the page: one window of samples in, the network's probabilities out. `BASE` is the address of this folder.
+// Runs beside the page: decodes mp3, and gives the network's probabilities of a window of samples. `BASE` is this
+// folder's address.
 "use strict";
 
 importScripts(...["spectrogram.js", "resample.js", "built/ort.wasm.min.js", "built/runtime.js", "built/network.js",
-                  "built/about.js"].map(name => self.BASE + name));
+                  "built/about.js", "built/mpg123-decoder.min.js"].map(name => self.BASE + name));
 
 const SILENCE = 1e-4, LOUDEST = 1e6;        // amplitudes, as in audio/transforms.py and audio/decoding.py
 
@@ -33,9 +34,31 @@ async function classify({ y, rate }) {
   return { probabilities: Array.from(probabilities.data), bandwidth: Spectrogram.bandwidth(y, rate) };
 }
 
+// The samples and the rate of an mp3, as libsndfile reads them too; nothing if there is any error in it.
+async function readMp3(bytes) {
+  const decoder = new self["mpg123-decoder"].MPEGDecoder(), parts = [];
+  let length = 0, rate = 0, failed = false;
+  console.error = () => { failed = true; };     // this build gives errors no name, but prints each
+  await decoder.ready;
+  for (let at = 0; at < bytes.length && !failed; at += 1 << 18) {
+    const { channelData: [left, right], samplesDecoded, sampleRate } = decoder.decode(bytes.subarray(at, at + (1 << 18)));
+    if (!samplesDecoded) continue;
+    failed = failed || rate && rate !== sampleRate;
+    rate = sampleRate;
+    length += samplesDecoded;
+    parts.push(left.map((value, k) => 0.5 * value + 0.5 * right[k]));
+  }
+  decoder.free();
+  if (failed || !length) return {};
+  const y = new Float32Array(length);
+  parts.reduce((at, part) => (y.set(part, at), at + part.length), 0);
+  return { y, rate };
+}
+
 self.onmessage = async ({ data }) => {
   try {
-    self.postMessage({ id: data.id, found: await classify(data) });
+    const found = data.mp3 ? await readMp3(data.mp3) : await classify(data);
+    self.postMessage({ id: data.id, found }, found.y ? [found.y.buffer] : []);
   } catch (error) {
     self.postMessage({ id: data.id, error: error.message });
   }
