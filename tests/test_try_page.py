@@ -57,13 +57,13 @@ def clips(demo):
         if not track["fault"]:
             info = soundfile.info(demo / track["path"])
             kinds.setdefault((info.samplerate, info.channels), []).append(demo / track["path"])
-    assert len(kinds) == 4
-    return [path for paths in kinds.values() for path in paths[:3]][:10]
+    assert {rate for rate, _ in kinds} == {44_100, 48_000}
+    return [path for paths in kinds.values() for path in paths[:-(-10 // len(kinds))]][:10]
 
 
 @needs_node
 def test_the_spectrogram_is_that_of_python(clips, tmp_path):
-    for path in clips:
+    for path in clips[::3]:                     # of each kind
         y, rate = soundfile.read(path, dtype="float32", always_2d=True)
         y = y.mean(1)
         y.tofile(tmp_path / "y")
@@ -143,7 +143,7 @@ def test_a_folder_of_odd_files_from_a_server(page, served, tmp_path):
                        "none.wav": encode(tone(5, 44_100), 44_100, "WAV")}.items():
         (folder / name).write_bytes(data)
     if find_spec("av"):
-        encode_with_av(folder / "song.m4a", np.stack(2 * [tone(31, 44_100)], 1), 44_100, "ipod", "aac")
+        encode_with_av(folder / "song.m4a", tone(31, 44_100, channels=2), 44_100, "ipod", "aac")
     address, host = served
     found, hosts = choose(page, address, folder, "#folder")
     assert hosts == {host}
