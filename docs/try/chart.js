@@ -19,7 +19,7 @@ const Chart = (() => {
   const percent = value => `${Math.round(100 * value)}\u00a0%`;
   const sorted = probabilities => Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
   const best = (probabilities, count) =>
-    sorted(probabilities).slice(0, count).map(([genre, value]) => `${genre} ${percent(value)}`).join(", ");
+    sorted(probabilities).slice(0, count).map(([genre, value]) => `${genre}\u00a0${percent(value)}`).join(", ");
 
   function bars(probabilities, colours) {
     const list = make("ul", { class: "bars", "aria-label": "Probability of each genre" });

@@ -71,7 +71,8 @@ function say(line) {
 function summary() {
   const done = songs.filter(song => song.genre || song.error), counts = new Map();
   for (const { genre } of done) counts.set(genre || "no answer", (counts.get(genre || "no answer") || 0) + 1);
-  const listed = [...counts].sort((a, b) => b[1] - a[1]).map(([name, count]) => `${count} ${name}`).join(", ");
+  const listed = [...counts].sort((a, b) => b[1] - a[1])
+    .map(([name, count]) => songs.length > 1 ? `${count} ${name}` : name).join(", ");
   const left = songs.length - done.length;
   at("save").hidden = !done.length;
   say(left ? `Listening: ${done.length} of ${songs.length} done.` :
