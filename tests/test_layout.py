@@ -1,4 +1,4 @@
-"""The list of modules in CONTRIBUTING.md is all of them, data flows down it, and the examples in docstrings are true."""
+"""CONTRIBUTING.md lists every module, data flows down the list, and the examples in docstrings are true."""
 
 import ast
 import doctest
