@@ -161,8 +161,9 @@ async function drop(event) {
   const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(Boolean);
   try {
     add(entries.length ? (await Promise.all(entries.map(walk))).flat() : plain);
-  } catch {                                 // a folder that may not be read
-    add(plain);
+  } catch {                                 // Chromium's answer to folders on a page that was opened as a file
+    add(plain.filter((each, k) => !entries[k].isDirectory));
+    at("passed").textContent = "This browser does not open a dropped folder here: use the button instead.";
   }
 }
 
