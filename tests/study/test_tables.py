@@ -47,16 +47,16 @@ def test_the_study_s_table_has_its_figures_beside_ours(results):
     assert rows["CQT"][1::2] == ["45.5", "39.3", "43.1"]
     assert rows["Chroma CENS"] == ["–", "31.6", "–", "28.4", "–", "29.9"]
     assert rows["CQT"][0] == "–" and rows["CQT"][4] == format_accuracy(square)
-    assert "80 test clips of 28 artists" in text and "Chance is 25.0 %" in text
+    assert f"{square['clips']} test clips of {square['artists']} artists" in text and "Chance is 25.0 %" in text
 
 
 def test_a_marked_table_is_written_and_nothing_else(results, tmp_path):
     path = tmp_path / "README.md"
-    path.write_text("before\n<!-- table emotify cqt_s* -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    path.write_text("before\n<!-- table emotify cqt_s* -->\nstale\n<!-- end -->\nafter\n", encoding="utf-8")
     experiments.main(["table", "--readme", str(path), "--results-dir", str(results)])
     once = path.read_text(encoding="utf-8")
     assert once.startswith("before\n<!-- table emotify cqt_s* -->\n") and once.endswith("<!-- end -->\nafter\n")
-    assert "old" not in once and "cqt_square" in once and "cqt_temporal" not in once
+    assert "stale" not in once and "cqt_square" in once and "cqt_temporal" not in once
     result = json.loads((results / "emotify" / "cqt_square.json").read_text(encoding="utf-8"))
     assert tables.results_table([result]) in once
     experiments.main(["table", "--readme", str(path), "--results-dir", str(results)])
