@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 DATA_DIR ?=
 DATA := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: demo test test-avx2 nightly soak data features notebooks reproduce badges bench lint
+.PHONY: demo test test-avx2 nightly soak data features notebooks reproduce badges bench page lint
 
 .venv/.installed: requirements.txt requirements-dev.txt requirements-cluster.txt requirements-audio.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -59,6 +59,10 @@ reproduce: .venv/.installed
 
 bench: .venv/.installed
 	$(RUN) benchmarks/table.py $(DATA)
+
+# docs/try/: a page that classifies songs in a browser.
+page: .venv/.installed
+	$(RUN) docs/try/build.py
 
 lint: .venv/.installed
 	$(RUN) -m ruff check .

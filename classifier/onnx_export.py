@@ -19,7 +19,8 @@ CLOSE = 1e-5        # to torch's probabilities; an export that differs by more i
 def metadata(classifier):
     """What a program needs to know to use the network, as texts: dict.
 
-    ``labels`` (JSON) are the outputs in their order, ``preprocessing`` (JSON) how the feature is computed of a clip.
+    ``labels`` (JSON) are the outputs in their order, ``preprocessing`` (JSON) how the feature is computed of a clip,
+    ``accuracy`` is that on test, ``threshold`` the probability below which no genre is an answer, where they are known.
     """
     from audio.transforms import FEATURES
     from classifier.songs import usual_rate
@@ -28,10 +29,12 @@ def metadata(classifier):
     given = FEATURES[config["feature"]] | {"seconds": clip_part(config)["seconds"]}
     if usual_rate(config):
         given |= {"sample_rate": usual_rate(config)}
+    known = {"accuracy": config.get("test", {}).get("accuracy"), "threshold": config.get("threshold")}
     return {"labels": json.dumps(classifier.genres), "feature": config["feature"], "preprocessing": json.dumps(given),
             "input": "clips, bins, frames: the feature in its unit; normalisation is part of the network",
             "output": "clips, labels: calibrated probabilities", "dataset": config["dataset"],
-            "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows"}
+            "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows",
+            **{name: str(value) for name, value in known.items() if value is not None}}
 
 
 def export_onnx(path, weights=None):

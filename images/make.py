@@ -4,6 +4,7 @@
     python images/make.py forest
     python images/make.py puzzle
     python images/make.py thumbnails
+    python images/make.py page --song ten_clips.mp3
 
 Each PNG says in its field "Description" what it was made from; tests/test_docs.py compares that with what is there now.
 """
@@ -17,6 +18,7 @@ import sys
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from shutil import which
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))       # for the modules of the repository
@@ -143,6 +145,19 @@ def draw_thumbnail(name):
     write(IMAGES / "thumbnails" / f"{name}.png", lambda path: path.write_bytes(written.getvalue()))
 
 
+def draw_page(song):
+    """images/try.png: the page of docs/try, built by `make page`, with a song in it that plays."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=which("chromium")) as browser:
+        page = browser.new_page(viewport={"width": 860, "height": 400})
+        page.goto((ROOT / "docs" / "try" / "index.html").as_uri())
+        page.set_input_files("#files", song)
+        page.locator("audio").evaluate("player => { player.currentTime = 0.41 * player.duration }", timeout=600_000)
+        page.locator("p.now", has_not_text="0:00:").wait_for()
+        write(IMAGES / "try.png", lambda path: path.write_bytes(page.screenshot(full_page=True)))
+
+
 def save(figure, path, description, dpi):
     """Write a figure as a PNG that says what it shows."""
     write(path, partial(figure.savefig, format="png", dpi=dpi, metadata={"Description": description}))
@@ -156,9 +171,10 @@ def write(path, how):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
-    parser.add_argument("what", choices=("drawings", "forest", "puzzle", "thumbnails"))
+    parser.add_argument("what", choices=("drawings", "forest", "puzzle", "thumbnails", "page"))
     parser.add_argument("--data-dir", help="of the clip to draw (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--track", type=int, default=2, help="the clip to draw (default: %(default)s)")
+    parser.add_argument("--song", help="the file to show on the page")
     args = parser.parse_args(argv)
     if args.what == "drawings":
         draw_clip(fma.find_data(args.data_dir), args.track)
@@ -166,6 +182,8 @@ def main(argv=None):
         draw_forest()
     elif args.what == "puzzle":
         draw_puzzle()
+    elif args.what == "page":
+        draw_page(args.song)
     else:
         for name in THUMBNAILS:
             draw_thumbnail(name)

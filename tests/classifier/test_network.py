@@ -191,6 +191,7 @@ def test_the_onnx_file_says_what_torch_says(tmp_path, run_dir, weights):
     noted = session.get_modelmeta().custom_metadata_map
     assert json.loads(noted["labels"]) == classifier.genres and noted["feature"] == "mel128"
     assert json.loads(noted["preprocessing"])["hop_length"] == 512
+    assert noted.get("accuracy") == ("0.4725" if weights == "shipped" else None)
 
 
 def test_export_names_the_package_that_is_missing(tmp_path, monkeypatch):
