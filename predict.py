@@ -196,7 +196,7 @@ def main(argv=None):
     parser.add_argument("paths", nargs="*", metavar="FILE",
                         help="audio files, folders of them, playlists (.m3u, .m3u8), or - for a list on stdin")
     network = parser.add_mutually_exclusive_group()
-    network.add_argument("--network", choices=NETWORKS, default="fma",
+    network.add_argument("--network", choices=NETWORKS,
                          help="the shipped network for FMA's genres or for AllMusic's (default: fma)")
     network.add_argument("--weights", help="exported weights, or the folder of a run, instead")
     output = parser.add_mutually_exclusive_group()
@@ -211,6 +211,7 @@ def main(argv=None):
     parser.add_argument("--export", metavar="FILE.onnx",
                         help="write the network, from the feature to probabilities, in the ONNX format")
     args = parser.parse_args(argv)
+    args.network = args.network or "fma"        # not argparse's default, beside which it allows --weights
     if args.top < 1 or args.workers is not None and args.workers < 1:
         parser.error("--top and --workers must be at least 1")
     if not args.paths and not args.export:

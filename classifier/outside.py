@@ -5,7 +5,7 @@
 makes 40 noises, and 40 texts spoken by espeak-ng in ten languages, and links the clips of a collection, by artist, in
 five folds: ``<fold>/<kind>/<name>``. Clips of a genre that a network knows are known here too: they keep the detector
 from learning how a collection was encoded. No score of a network that has learned its genres alone (probability,
-energy, distance to the clips that it learned) separates classical music from these; see docs/results.md.
+energy, distance to the clips that it learned) separates classical music from these (docs/results.md).
 """
 
 import argparse
