@@ -1,4 +1,4 @@
-"""Several features of a clip in one network: parallel encoders, and one classifier."""
+"""Several features of a clip in one network: parallel encoders, and one classifier; and the least of networks."""
 
 import torch
 from torch import nn
@@ -60,6 +60,32 @@ class Dense(nn.Module):
 
     def forward(self, x):                                       # (batch, bins, frames)
         return self.classify(self.dense(x.flatten(1)))          # (batch, classes)
+
+
+class Linear(nn.Module):
+    """Logistic regression on an embedding of each clip, or on its `ClipStatistics`: fitted by classifier/linear.py.
+
+    Parameters
+    ----------
+    n_bins, n_frames : int
+        Size of the input; one with a single frame is an embedding.
+    n_classes : int
+
+    Examples
+    --------
+    >>> Linear(84, n_frames=640)(torch.zeros(2, 84, 640)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, n_bins, n_frames=1, n_classes=8):
+        super().__init__()
+        self.statistics = ClipStatistics(n_bins) if n_frames > 1 else nn.Flatten()
+        n_values = self.statistics.n_values if n_frames > 1 else n_bins
+        self.scale = nn.BatchNorm1d(n_values, affine=False)
+        self.classify = nn.Linear(n_values, n_classes)
+
+    def forward(self, x):                                       # (batch, bins, frames)
+        return self.classify(self.scale(self.statistics(x)))    # (batch, classes)
 
 
 class Fusion(nn.Module):

@@ -30,7 +30,7 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from dataset import JointDataset, leaking_artists, open_dataset
 from evaluation import bootstrap_interval, format_interval
-from fusion_models import Dense, Fusion
+from fusion_models import Dense, Fusion, Linear
 from learning import devices, runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
 from learning.devices import choose_device, process_group, world
@@ -43,7 +43,7 @@ from study.rows import find_row
 
 SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
-                                  StatisticsResNet, Dense, Fusion)}
+                                  StatisticsResNet, Dense, Fusion, Linear)}
 
 
 @dataclass

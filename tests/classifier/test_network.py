@@ -12,9 +12,11 @@ import torch
 from synthetic import make_collection
 
 import training
+from classifier.calibration import calibration_error, fit_temperature, least_error
 from classifier.card import model_card
-from classifier.network import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
+from classifier.network import DEFAULT, NETWORKS, WEIGHTS, load_classifier, shipped
 from classifier.onnx_export import export_onnx
+from classifier.shipping import export_run
 from classifier.songs import classify
 from dataset import FeatureDataset
 from fma import DataError
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_exported_weights_say_what_the_run_says(run_dir, tmp_path, song):
     card = export_run(run_dir, tmp_path / "w" / "some")
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["some.json", "some.md", "some.safetensors"]
-    assert card["test"]["clips"] == 12 and set(card["calibration_error"]) == {"before", "after"}
+    assert card["test"]["clips"] == 12 and set(card["calibration_error"]) == {"before", "after", "least"}
     for path in ("some", "some.safetensors", "some.json"):
         exported = load_classifier(tmp_path / "w" / path)
         [found], [expected] = classify([song], exported), classify([song], load_classifier(run_dir))
@@ -93,11 +95,25 @@ def test_the_model_card_has_the_figures_of_the_export(run_dir, tmp_path):
     assert f"divided by {card['temperature']}" in text and "What it must not be used for" in text and "{" not in text
 
 
-def test_the_shipped_card_is_that_of_the_shipped_network():
-    card = json.loads(DEFAULT.with_suffix(".json").read_text(encoding="utf-8"))
-    assert DEFAULT.with_suffix(".md").read_text(encoding="utf-8") == model_card(DEFAULT.name, card, default=True)
-    assert DEFAULT.with_suffix(".safetensors").stat().st_size < 10_000_000
-    assert card["dataset"] == "fma_small" and card["feature"] == "mel128"
+@pytest.mark.parametrize("name", [name for names in NETWORKS.values() for name in names])
+def test_each_shipped_card_is_that_of_the_shipped_network(name):
+    path = WEIGHTS / name
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == model_card(name, card, default=path == DEFAULT)
+    assert path.with_suffix(".safetensors").stat().st_size < 10_000_000
+    rows = {row["sounds"]: row for row in card["none_of_these"]["table"]}
+    assert {"Classical", "noise", "speech"} <= set(rows) and len(card["genres"]) == 8
+    assert card["dataset"] == ("fma_small" if name == "fma" else "allmusic")
+
+
+def test_the_network_of_allmusic_is_the_best_that_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("ENCODERS_DIR", str(tmp_path))
+    (tmp_path / "musicnn").mkdir()
+    assert shipped("allmusic") == WEIGHTS / "allmusic_musicnn" and shipped("fma") == DEFAULT
+    monkeypatch.setenv("ENCODERS_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert shipped("allmusic") == WEIGHTS / "allmusic_cqt"
+    assert load_classifier("allmusic").config["feature"] == "cqt"
 
 
 GOLDEN = Path(__file__).parents[1] / "golden_probabilities.json"
@@ -140,6 +156,14 @@ def test_temperature_makes_sureness_match():
     labels = np.array([rng.choice(5, p=p) for p in chances])
     assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.06)
     assert calibration_error(chances, labels) < 0.03 < calibration_error(np.eye(5)[logits.argmax(1)], labels)
+
+
+def test_true_probabilities_have_an_error_too():
+    """As a perfect network would have on as many clips."""
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(4), 400)
+    found = [calibration_error(chances, np.array([rng.choice(4, p=p) for p in chances])) for _ in range(20)]
+    assert least_error(chances) == pytest.approx(np.mean(found), abs=0.006)
 
 
 def test_calibration_error_by_hand():
