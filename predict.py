@@ -209,7 +209,7 @@ def main(argv=None):
     parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")
     parser.add_argument("--export", metavar="FILE.onnx",
-                        help="write the network, from the feature to probabilities, in the ONNX format")
+                        help="write the network, from the feature to probabilities and that of none of these, as ONNX")
     args = parser.parse_args(argv)
     args.network = args.network or "fma"        # not argparse's default, beside which it allows --weights
     if args.top < 1 or args.workers is not None and args.workers < 1:

@@ -62,7 +62,7 @@ class Classifier:
         if self.detector is None:
             return np.zeros(len(x), np.float32)
         with torch.inference_mode():
-            return self.detector(self.normalised(x)).softmax(1)[:, 1].numpy()
+            return self.detections(x).numpy()
 
     @property
     def threshold(self):
@@ -70,8 +70,12 @@ class Classifier:
         return self.config["none_of_these"]["threshold"] if self.detector else 1.0
 
     def outputs(self, x):
-        """The same of a Tensor, as a Tensor."""
+        """`probabilities` of a Tensor, as a Tensor."""
         return (self.logits(self.normalised(x)) / self.temperature).softmax(1)
+
+    def detections(self, x):
+        """`none_of_these` of a Tensor, as a Tensor; needs a detector."""
+        return self.detector(self.normalised(x)).softmax(1)[:, 1]
 
     def normalised(self, x):
         """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""

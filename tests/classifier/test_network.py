@@ -178,20 +178,25 @@ def test_calibration_error_by_hand():
 def test_the_onnx_file_says_what_torch_says(tmp_path, run_dir, weights):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    classifier = load_classifier(DEFAULT if weights == "shipped" else run_dir)
-    line = export_onnx(tmp_path / "x.onnx", None if weights == "shipped" else run_dir)
-    assert str(tmp_path / "x.onnx") in line and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    detects = weights == "shipped"
+    classifier = load_classifier(DEFAULT if detects else run_dir)
+    line = export_onnx(tmp_path / "x.onnx", None if detects else run_dir)
+    assert str(tmp_path / "x.onnx") in line and line.endswith("none of these") == detects
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     rng = np.random.default_rng(1)
     for clips in (1, 2, 7):
         x = (-40 + 20 * rng.normal(size=(clips, 128, 128))).clip(-80, 0).astype(np.float32)
         x[0, :, :9] = x[0, :, 9:10]                         # equal values, at the median too
-        [found] = session.run(["probabilities"], {"clips": x})
+        found, *none = session.run(None, {"clips": x})
         np.testing.assert_allclose(found, classifier.probabilities(x), atol=1e-5)
+        np.testing.assert_allclose(none, [classifier.none_of_these(x)] * detects, atol=1e-5)
     noted = session.get_modelmeta().custom_metadata_map
     assert json.loads(noted["labels"]) == classifier.genres and noted["feature"] == "mel128"
     assert json.loads(noted["preprocessing"])["hop_length"] == 512
-    assert noted.get("accuracy") == ("0.4725" if weights == "shipped" else None)
+    assert noted.get("accuracy") == ("0.4725" if detects else None)
+    assert noted.get("threshold") == ("0.5" if detects else None)
+    assert json.loads(noted.get("refused", "[]")) == ["Classical", "noise", "speech"] * detects
 
 
 def test_export_names_the_package_that_is_missing(tmp_path, monkeypatch):
