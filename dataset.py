@@ -62,7 +62,11 @@ class FeatureDataset:
         Of the arrays that learning/runs.py has read for a run's fingerprints.
     copies : dict of int to FeatureDataset, or None
         Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
+    tags : Tensor, shape (tracks, tags), or None
+        Of the training clips, if `tag_models.training_tags` gave them.
     """
+
+    tags = None
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
@@ -240,9 +244,11 @@ class JointDataset:
     shape : tuple of list
         Bins of each feature, and frames of each.
     mean, std : list of Tensor
-    feature, genres, tracks, labels, rows, class_weights, artists, name, device
+    feature, genres, tracks, labels, rows, class_weights, artists, name, device, tags
         As of a `FeatureDataset`.
     """
+
+    tags = None
 
     def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
         if len(set(features)) < 2 or len(set(features)) < len(features):

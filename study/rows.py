@@ -71,6 +71,20 @@ EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training"
 EXPERIMENTS["musicnn_dense"] = EXPERIMENTS["vggish_dense"] | {"feature": "musicnn"}      # of audio/embeddings.py
 EXPERIMENTS["fusion_musicnn"] = {"feature": ("cqt", "mel_stft", "musicnn"), "model": "Fusion", "args": {"width": 0},
                                  "training": RECIPE | {"low_pass": 0.0}}
+# Tags teach genre (tag_models.py): the same encoder trained on genres alone, on genres and sub-genres, and on sub-genres
+# alone, from where it is taken over. An encoder that is taken over has had twice the training, hence tags_none_long.
+TAGGED = {"feature": "mel128", "model": "EncoderClassifier", "training": RECIPE}
+EXPERIMENTS |= {
+    "tags_none": TAGGED,
+    "tags_none_long": TAGGED | {"training": RECIPE | {"epochs": 2 * RECIPE["epochs"]}},
+    "tags_heads": TAGGED | {"model": "TwoHeads"},
+    "tags_aligned": TAGGED | {"model": "CoAligned"},
+    "tags_aligned_decoders": TAGGED | {"model": "CoAligned", "args": {"decoders": 1.0}},
+    "tags_probe": TAGGED | {"args": {"frozen": True}, "start": "tags_aligned",
+                            "training": RECIPE | {"epochs": 12, "weight_decay": 0.01}},
+    "tags_tuned": TAGGED | {"start": "tags_aligned"},
+    "tags_tuned_decoders": TAGGED | {"start": "tags_aligned_decoders"},
+}
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
     "no_resnet": {"args": {"width": 0}},
