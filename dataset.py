@@ -38,7 +38,7 @@ class FeatureDataset:
     device : str or torch.device
         Where batches are wanted.
     hold : bool, optional
-        Hold the array in memory; by default if it takes less than half of it.
+        Hold the array there; by default if it takes less than half of it.
     beside : int
         How many arrays of such a size are to have room there.
 
@@ -63,7 +63,7 @@ class FeatureDataset:
     copies : dict of int to FeatureDataset, or None
         Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
     tags : Tensor, shape (tracks, tags), or None
-        Of the training clips, if `tag_models.training_tags` gave them.
+        Of the training clips, if they are learned from, as `tag_models.training_tags` gives them.
     """
 
     tags = None

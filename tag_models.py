@@ -4,7 +4,7 @@
 vector of the same clip among those of a batch. `EncoderClassifier` takes over the encoder, frozen or to be tuned.
 `TwoHeads` is what to compare them with: tags as a second output of an ordinary classifier.
 
-In training the last two are called with the tags of the clips, and return logits and a loss that is added to that of
+In training `LEARN_TAGS` are called with the tags of the clips, and return logits and a loss that is added to that of
 the genres; otherwise they are networks like any other. A tag is a sub-genre of FMA, see `training_tags`.
 
 References
@@ -25,6 +25,7 @@ from fma import DataError, load_genres, sub_genres
 from fusion_models import Encoder
 from learning.runs import is_finished, load_config
 
+LEARN_TAGS = "TwoHeads", "CoAligned"     # networks that are called with the tags of the clips in training
 MAP = 32        # the spectrogram decoder restores a clip's means over so many ranges of bins and of frames
 
 
@@ -78,8 +79,8 @@ def contrastive_loss(clips, tagged, tags, temperature):
 
     Examples
     --------
-    >>> float(contrastive_loss(torch.eye(2), torch.eye(2), torch.eye(2), 1.0))      # 2 log(1 + 2 / e)
-    1.10288...
+    >>> round(float(contrastive_loss(torch.eye(2), torch.eye(2), torch.eye(2), 1.0)), 4)    # 2 log(1 + 2 / e)
+    1.1029
     """
     vectors = functional.normalize(torch.cat([clips, tagged]).float(), dim=1)           # (2 batch, values)
     cosines = vectors @ vectors.T
@@ -138,8 +139,8 @@ class TwoHeads(EncoderClassifier):
         Of the tags' cross entropy, which counts the tags of a clip in equal shares.
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, n_tags=105, weight=1.0, **size):
-        super().__init__(n_bins, n_frames, n_classes, **size)
+    def __init__(self, n_bins, n_frames=640, n_classes=8, n_tags=105, weight=1.0, **given):
+        super().__init__(n_bins, n_frames, n_classes, **given)
         self.name_tags, self.weight = nn.Linear(self.n_values, n_tags), weight
 
     def forward(self, x, tags=None):                        # (batch, bins, frames), (batch, tags)
@@ -170,8 +171,8 @@ class CoAligned(EncoderClassifier):
         spectrogram, reduced to 32 × 32 means, and the binary cross entropy of the tags; 0: no decoders.
     """
 
-    def __init__(self, n_bins, n_frames=640, n_classes=8, n_tags=105, size=128, temperature=0.1, decoders=0.0, **widths):
-        super().__init__(n_bins, n_frames, n_classes, **widths)
+    def __init__(self, n_bins, n_frames=640, n_classes=8, n_tags=105, size=128, temperature=0.1, decoders=0.0, **given):
+        super().__init__(n_bins, n_frames, n_classes, **given)
         self.project, self.temperature, self.decoders = nn.Linear(self.n_values, size), temperature, decoders
         self.encode_tags = nn.Sequential(nn.Linear(n_tags, 512), nn.ReLU(), nn.Dropout(0.25), nn.Linear(512, size))
         if decoders:
@@ -189,8 +190,9 @@ class CoAligned(EncoderClassifier):
         if self.decoders:
             means = functional.adaptive_avg_pool2d(x, MAP)                              # (batch, 32, 32)
             loss = loss + self.decoders * (self.decode(vectors).float() - means).square().mean((1, 2)).sum()
-            wrong = functional.binary_cross_entropy_with_logits(self.decode_tags(tagged).float(), tags, reduction="none")
-            loss = loss + self.decoders * (wrong.mean(1) * tags.any(1)).sum()
+            named = self.decode_tags(tagged).float()
+            wrong = functional.binary_cross_entropy_with_logits(named, tags, reduction="none").mean(1)
+            loss = loss + self.decoders * (wrong * tags.any(1)).sum()
         return logits, loss
 
     @torch.no_grad()

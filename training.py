@@ -40,7 +40,7 @@ from learning.pitch_copies import pitch_shifts
 from learning.steps import OPTIMIZERS, StepGraph, averaged, count_steps, optimizer_for, steps_taken, train_epoch
 from resnet_models import ResNet, StatisticsResNet
 from study.rows import find_row
-from tag_models import CoAligned, EncoderClassifier, TwoHeads, take_encoder, training_tags
+from tag_models import LEARN_TAGS, CoAligned, EncoderClassifier, TwoHeads, take_encoder, training_tags
 
 SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
@@ -259,7 +259,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if dataset is None:
         dataset = open_row(row, data_dir, subset, features_dir, device)
     folds = None if fold is None else take_fold(dataset, fold)
-    dataset.tags = training_tags(dataset)[1] if row["model"] in ("TwoHeads", "CoAligned") else None
+    dataset.tags = training_tags(dataset)[1] if row["model"] in LEARN_TAGS else None
     check(name, settings, dataset, data_dir, fold)
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),

@@ -79,8 +79,8 @@ def data_fingerprints(dataset, split="split"):
     -------
     dict of str to str
         ``tracks.csv``, its genres, splits or folds, and artists; ``index.csv``; and each array that
-        is read, pitch-shifted copies included if they are open; tags, if a network learns from them. Every byte counts, 0.1 s for FMA-small's 131 MB of
-        mel128; later runs on the same dataset do not read the files again.
+        is read, pitch-shifted copies included if they are open; ``tags``, if a network learns from them. Every byte
+        counts, 0.1 s for FMA-small's 131 MB of mel128; later runs on the same dataset do not read the files again.
     """
     used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]

@@ -71,8 +71,8 @@ EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training"
 EXPERIMENTS["musicnn_dense"] = EXPERIMENTS["vggish_dense"] | {"feature": "musicnn"}      # of audio/embeddings.py
 EXPERIMENTS["fusion_musicnn"] = {"feature": ("cqt", "mel_stft", "musicnn"), "model": "Fusion", "args": {"width": 0},
                                  "training": RECIPE | {"low_pass": 0.0}}
-# Tags teach genre (tag_models.py): the same encoder trained on genres alone, on genres and sub-genres, and on sub-genres
-# alone, from where it is taken over. An encoder that is taken over has had twice the training, hence tags_none_long.
+# Tags teach genre (tag_models.py): one encoder, trained on genres alone, on genres and sub-genres, or on sub-genres and
+# then taken over. What was taken over and tuned has had twice the training, hence tags_none_long.
 TAGGED = {"feature": "mel128", "model": "EncoderClassifier", "training": RECIPE}
 EXPERIMENTS |= {
     "tags_none": TAGGED,
