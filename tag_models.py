@@ -232,7 +232,7 @@ def take_encoder(model, run_dir, data, unless):
     if is_finished(unless):
         return load_config(unless).get("start")
     if not is_finished(run_dir):
-        raise DataError(f"{run_dir} is not finished: train it first, python experiments.py run {run_dir.parts[-2]}")
+        raise DataError(f"{run_dir} is not finished: train {run_dir.parts[-2]} with the same seed and data first")
     if not data.items() <= (load_config(run_dir).get("data") or {}).items():
         raise DataError(f"{run_dir} was trained on other data: delete it and train it again")
     content = (run_dir / "model.safetensors").read_bytes()

@@ -120,7 +120,7 @@ def test_a_run_cut_off_ends_in_the_same_bytes(tagged, tmp_path, name):
 
 
 def test_an_encoder_that_is_taken_over_is_that_of_the_same_seed_and_data(tagged, tmp_path):
-    with pytest.raises(DataError, match="aligned.seed1 is not finished: train it first, python exp.* run aligned"):
+    with pytest.raises(DataError, match="aligned.seed1 is not finished: train aligned with the same seed"):
         train("tuned", tagged, tmp_path, seed=1)
     begun, _ = train("aligned", tagged, tmp_path, seed=1)
     run_dir, _ = train("probe", tagged, tmp_path, seed=1)
