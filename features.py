@@ -5,6 +5,7 @@
     python features.py --device cuda                            # processes decode, a GPU computes: equal up to rounding
     python features.py --data-dir data/demo --statistics        # for the classifiers of baselines.py
     python features.py --data-dir data/demo --features musicnn  # a pretrained network's: audio/embeddings.py
+    python features.py --data-dir data/demo --features recurrence recurrence_statistics     # what a clip repeats
     python features.py --data-dir data/demo --features cqt --pitch-shift -1 1   # and cqt_pitch-1, cqt_pitch+1
 
 Processes share the clips, and each writes its own rows of one array per feature. If the command is killed at any
@@ -28,12 +29,14 @@ from audio.clips import close_worker, compute, decode_row, open_worker, process_
 from audio.cluster import WAIT, connect
 from audio.embeddings import EMBEDDINGS, embed_stream
 from audio.filling import InUse, clear_finished, empty_row, finish, lock, make_plan, read_status
+from audio.recurrence import RECURRENCE
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
 from fma import DataError, add_data_options, audio_paths, find_data, load_tracks, progress_bar, run_command
 
 LIMIT = 60      # seconds that a clip of 30 s may take, or 10 for each array if that is more; it takes 0.1
+NAMED = (*FEATURES, *RECURRENCE, *EMBEDDINGS)   # what --features takes
 SECONDS = 1, 3600       # of a clip: below, there are too few frames for statistics, above, too much memory is needed
 
 
@@ -250,8 +253,8 @@ def _start(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     add_data_options(parser)
-    parser.add_argument("--features", nargs="+", choices=(*FEATURES, *EMBEDDINGS), metavar="NAME",
-                        help=f"which of {', '.join((*FEATURES, *EMBEDDINGS))} (default: the study's six, up to mfcc)")
+    parser.add_argument("--features", nargs="+", choices=NAMED, metavar="NAME",
+                        help=f"which of {', '.join(NAMED)} (default: the study's six, up to mfcc)")
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="length of a clip; one that is up to a tenth shorter is padded with its own repetition "
                              "(default: 30, or what the cache was made with)")
@@ -284,9 +287,9 @@ def main(argv=None):
         parser.error("--wait-for-workers must be at least 0")
     if len(set(args.pitch_shift)) < len(args.pitch_shift):
         parser.error("--pitch-shift names a shift twice")
-    if args.pitch_shift and (args.statistics and not args.features or set(args.features or ()) & set(EMBEDDINGS)):
-        parser.error("--pitch-shift makes copies of features, not of statistics or embeddings: name the features with "
-                     "--features")
+    if args.pitch_shift and (args.statistics and not args.features or set(args.features or ()) - set(FEATURES)):
+        parser.error("--pitch-shift makes copies of features, not of statistics, recurrence or embeddings: name the "
+                     "features with --features")
     if "" in (args.scheduler, args.shard):          # of a variable that was not set
         parser.error("--scheduler and --shard need a value: tcp://host:8786, 2/16")
     if args.scheduler and (args.shard or args.device != "cpu" or args.workers):
@@ -299,7 +302,7 @@ def main(argv=None):
         device = open_gpu()
     data_dir, start = find_data(args.data_dir), time.perf_counter()
     wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
-    names = [name for name in (*FEATURES, *EMBEDDINGS) if name in wanted]
+    names = [name for name in NAMED if name in wanted]
     copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
     names += ["statistics"] * args.statistics + copies
     features_dir = Path(args.features_dir or data_dir / "features")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from audio.embeddings import EMBEDDINGS, describe_encoder, libraries
+from audio.recurrence import RECURRENCE
 from audio.statistics import STATISTICS
 from audio.transforms import CLIP_SECONDS, FEATURES, count_frames
 from fma import DataError, some
@@ -30,7 +31,7 @@ def copy_name(feature, semitones):
 
 
 # All that a cache can hold. Copies are in the feature's own units, so that they train as it does.
-ARRAYS = {**FEATURES, "statistics": STATISTICS, **EMBEDDINGS} | {
+ARRAYS = {**FEATURES, "statistics": STATISTICS, **RECURRENCE, **EMBEDDINGS} | {
     copy_name(name, semitones): {**given, "feature": name, "pitch_shift": semitones,
                                  "pitch_shifter": "librosa.effects.pitch_shift at the file's sample rate, level kept",
                                  "zeros": "rows of validation and test, and of clips that are not ok"}
@@ -40,7 +41,8 @@ ARRAYS = {**FEATURES, "statistics": STATISTICS, **EMBEDDINGS} | {
 
 def kept_frames(name, part=PART):
     """Frames of each clip in an array: of mel128, statistics and embeddings always as many."""
-    return ARRAYS[name].get("frames_kept", count_frames(part["seconds"]))
+    given = ARRAYS[name]
+    return given.get("frames_kept", count_frames(part["seconds"]) // given.get("frames_averaged", 1))
 
 
 def describe(name, n_tracks, device=None, part=PART):

@@ -12,6 +12,7 @@ import numpy as np
 from audio.cache import PART, SEMITONES, USABLE, copy_name, kept_frames
 from audio.embeddings import EMBEDDINGS, embed
 from audio.filling import open_array, write_row
+from audio.recurrence import RECURRENCE, recurrence
 from audio.statistics import track_statistics
 from audio.transforms import (
     FEATURES,
@@ -79,7 +80,7 @@ def say(line):
 
 
 def compute(y, sample_rate, names):
-    """The arrays of one clip: features, statistics and embeddings as one frame, and features of pitch-shifted copies.
+    """The arrays of one clip: features, statistics and embeddings as one frame, recurrence, and pitch-shifted copies.
 
     Parameters
     ----------
@@ -104,6 +105,8 @@ def compute(y, sample_rate, names):
     found = extract(y, sample_rate, [name for name in names if name in FEATURES])
     if "statistics" in names:
         found["statistics"] = track_statistics(y, sample_rate)[:, None]
+    if wanted := RECURRENCE.keys() & set(names):
+        found |= {name: x for name, x in recurrence(y, sample_rate).items() if name in wanted}
     found |= {name: embed(y, sample_rate, name) for name in names if name in EMBEDDINGS}
     for semitones in SEMITONES:
         if wanted := [name for name in FEATURES if copy_name(name, semitones) in names]:

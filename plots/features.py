@@ -293,3 +293,26 @@ def plot_grid(clips, feature):
         axes.grid(False)
     np.atleast_1d(panels)[0].set_ylabel(f"bin of {feature}")
     return figure
+
+
+@styled
+def plot_recurrence(clips):
+    """What clips repeat, in a row: a line along time is a passage that was heard so many seconds before.
+
+    Parameters
+    ----------
+    clips : dict of str to array, (lags, steps)
+        Title to what `audio.recurrence.time_lag` gives.
+    """
+    from audio.recurrence import STEP
+
+    figure, panels = new_figure(9.0, 2.9, columns=len(clips))
+    for axes, (title, similarity) in zip(np.atleast_1d(panels), clips.items(), strict=True):
+        lags, steps = similarity.shape
+        image = axes.imshow(similarity, origin="lower", aspect="auto", vmin=-1, vmax=1, cmap="RdBu_r",
+                            interpolation="nearest", extent=(0, steps * STEP, 0.5 * STEP, (lags + 0.5) * STEP))
+        axes.set(title=shortened([title], 30)[0], xlabel="time (s)", yticks=[0, 5, 10])
+        axes.grid(False)
+    np.atleast_1d(panels)[0].set_ylabel("lag (s)")
+    figure.colorbar(image, ax=panels, label="correlation", pad=0.01, aspect=16).outline.set_visible(False)
+    return figure

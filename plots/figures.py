@@ -6,6 +6,7 @@ from plots.features import (
     plot_features,
     plot_grid,
     plot_normalisation,
+    plot_recurrence,
     plot_relevance,
     plot_spectra,
     plot_values,

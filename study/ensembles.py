@@ -28,6 +28,7 @@ FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
     "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_recurrence": ("cqt_square", "recurrence_square"),
     "ensemble_musicnn_alone": ("musicnn_dense", "baseline_SVC_musicnn"),
     "ensemble_musicnn": ("musicnn_dense", "baseline_SVC_musicnn", "baseline_LogisticRegression_cqt+mel_stft",
                          "fusion_musicnn"),

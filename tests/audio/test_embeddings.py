@@ -314,7 +314,7 @@ def test_without_the_weights_a_line_says_what_to_install(songs, monkeypatch, tmp
 def test_copies_shifted_in_pitch_are_not_made_of_it(capsys):
     with pytest.raises(SystemExit):
         features.main(["--features", "musicnn", "--pitch-shift", "1"])
-    assert "not of statistics or embeddings" in capsys.readouterr().err
+    assert "not of statistics, recurrence or embeddings" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- transformers
