@@ -244,12 +244,11 @@ class JointDataset:
     shape : tuple of list
         Bins of each feature, and frames of each.
     mean, std : list of Tensor
-    feature, genres, tracks, labels, rows, class_weights, artists, name, device, tags
+    feature, genres, tracks, labels, rows, class_weights, artists, name, device
         As of a `FeatureDataset`.
     """
 
     tags = None
-
     def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
         if len(set(features)) < 2 or len(set(features)) < len(features):
             raise DataError(f"features to join must be two or more, each once, not {some(list(features)) or 'none'}")
