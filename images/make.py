@@ -2,6 +2,7 @@
 
     python images/make.py drawings --data-dir data/allmusic --track 77
     python images/make.py forest
+    python images/make.py puzzle
     python images/make.py thumbnails
 
 Each PNG says in its field "Description" what it was made from; tests/test_docs.py compares that with what is there now.
@@ -24,8 +25,10 @@ import fma  # noqa: E402
 from audio.cache import save_whole  # noqa: E402
 from evaluation import format_interval  # noqa: E402
 from plots.features import plot_feature  # noqa: E402
-from plots.results import plot_forest  # noqa: E402
+from plots.results import plot_differences, plot_forest  # noqa: E402
 from plots.style import new_figure, styled  # noqa: E402
+from study.comparisons import contrasts, from_mel_to_cqt, right_by_clip  # noqa: E402
+from study.predictions import load_predictions  # noqa: E402
 from study.result_files import load_results  # noqa: E402
 from study.rows import STUDY  # noqa: E402
 
@@ -91,6 +94,27 @@ def draw_forest():
     save(plot_forest(results), IMAGES / "models.png", describe(results), dpi=110)
 
 
+def puzzle():
+    """What each step from mel to the CQT changes on AllMusic-492, as `comparisons.contrasts` gives it."""
+    asked = from_mel_to_cqt()
+    names = {name for weights in asked.values() for name in weights}
+    return contrasts(right_by_clip({name: load_predictions(ROOT / "results" / "allmusic" / f"{name}.csv")
+                                    for name in sorted(names)}), asked)
+
+
+def describe_puzzle(found):
+    """The differences of `puzzle`, in words."""
+    return "; ".join(f"{label} {row['difference']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
+                     for label, row in found.iterrows())
+
+
+def draw_puzzle():
+    """images/puzzle.png: the differences of `puzzle`."""
+    found = puzzle()
+    figure = plot_differences(list(found.index), found, "points of test accuracy on AllMusic-492, 95 % interval")
+    save(figure, IMAGES / "puzzle.png", describe_puzzle(found), dpi=110)
+
+
 def notebook_figure(name):
     """The PNG of a notebook's figure that stands for it."""
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -132,7 +156,7 @@ def write(path, how):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
-    parser.add_argument("what", choices=("drawings", "forest", "thumbnails"))
+    parser.add_argument("what", choices=("drawings", "forest", "puzzle", "thumbnails"))
     parser.add_argument("--data-dir", help="of the clip to draw (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--track", type=int, default=2, help="the clip to draw (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -140,6 +164,8 @@ def main(argv=None):
         draw_clip(fma.find_data(args.data_dir), args.track)
     elif args.what == "forest":
         draw_forest()
+    elif args.what == "puzzle":
+        draw_puzzle()
     else:
         for name in THUMBNAILS:
             draw_thumbnail(name)

@@ -123,7 +123,7 @@ def plot_differences(names, found, xlabel):
         significant = d["p (Holm)"] < LEVEL
         axes.plot([d["low"], d["high"]], [row, row], color=VALIDATION, linewidth=1.2, zorder=1)
         axes.plot(d["difference"], row, "o", color=VALIDATION, markerfacecolor=None if significant else "white")
-        write(row, f"{d['difference']:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{' *' if significant else ''}")
+        write(row, f"{round(d['difference'], 1) + 0:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{' *' if significant else ''}")
     return figure
 
 

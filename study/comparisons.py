@@ -278,6 +278,20 @@ def cqt_against_mel():
             "by how much they close the gap": linear | {name: -weight for name, weight in decibels.items()}}
 
 
+def from_mel_to_cqt():
+    """Questions for `contrasts`: what do the single steps between mel and the CQT change, in decibels?"""
+    def step(title, to, start):
+        return {title: contrast([f"{to}_{shape}" for shape in SHAPES], [f"{start}_{shape}" for shape in SHAPES])}
+
+    return (step("CQT − mel", "cqt", "mel_stft")
+            | step("mel, 84 bands from C1 to B7 − mel", "mel84", "mel_stft")
+            | step("… with 186 ms instead of 46", "mel84_fine", "mel84")
+            | step("… at semitones", "logstft84", "mel84_fine")
+            | step("… by constant Q: CQT", "cqt", "logstft84")
+            | step("mel with 186 ms − mel", "mel_fine", "mel_stft")
+            | step("CQT of 128 bins − CQT", "cqt128", "cqt"))
+
+
 def blocks_against_plain(feature):
     """Questions for `contrasts`: are ResNet or DenseNet blocks better than the convolutions they replace?"""
     plain, asked = f"{feature}_frequency", {}

@@ -95,7 +95,9 @@ def features_compared():
 
 
 def test_the_pictures_show_what_is_there_now():
-    """Made anew where this fails: python images/make.py forest, and thumbnails."""
+    """Made anew where this fails: python images/make.py forest, puzzle, and thumbnails."""
+    with Image.open(ROOT / "images" / "puzzle.png") as picture:
+        assert picture.info["Description"] == make.describe_puzzle(make.puzzle())
     with Image.open(ROOT / "images" / "models.png") as picture:
         assert picture.info["Description"] == make.describe(make.forest_results())
     assert set(make.THUMBNAILS) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}

@@ -240,7 +240,7 @@ def test_differences_that_are_not_real_are_counted():
 
 
 @pytest.mark.parametrize("questions", [
-    comparisons.cqt_against_mel(),
+    comparisons.cqt_against_mel(), comparisons.from_mel_to_cqt(),
     *(ask(feature) for ask in (comparisons.blocks_against_plain, comparisons.recurrent_against_plain)
       for feature in ("cqt", "mel128")),
 ])
