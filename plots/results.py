@@ -123,7 +123,8 @@ def plot_differences(names, found, xlabel):
         significant = d["p (Holm)"] < LEVEL
         axes.plot([d["low"], d["high"]], [row, row], color=VALIDATION, linewidth=1.2, zorder=1)
         axes.plot(d["difference"], row, "o", color=VALIDATION, markerfacecolor=None if significant else "white")
-        write(row, f"{round(d['difference'], 1) + 0:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{' *' if significant else ''}")
+        difference = round(d["difference"], 1) + 0              # never -0.0
+        write(row, f"{difference:+.1f}   {d['low']:+.1f} to {d['high']:+.1f}{' *' if significant else ''}")
     return figure
 
 

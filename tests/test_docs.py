@@ -77,8 +77,9 @@ def test_every_figure_in_the_prose_of_the_readme_is_a_measured_one():
     tables = re.compile(r"<!-- (\w+) .*?<!-- end -->", re.DOTALL)
     shown = re.findall(r"(?<![\w.])\d+\.\d(?!\d)", tables.sub("", LINK.sub("]", text("README.md"))))
     accuracies = [accuracy(f"fma_small/{name}").split(" ")[0] for name in (
-        "ensemble_scratch", "ensemble_vggish", "statistics_resnet")]
-    accuracies.append(accuracy("allmusic/baseline_SVC_musicnn"))
+        "mel128_bbnn_paper", "ensemble_vggish", "statistics_resnet")]
+    accuracies += [accuracy(f"allmusic/{name}") for name in (
+        "mel_stft_bbnn_paper", "cqt_bbnn_paper", "baseline_SVC_musicnn")]
     assert sorted(shown) == sorted(accuracies + ratios("SquareCNN") + ratios("BBNN") + features_compared())
 
 

@@ -1,4 +1,4 @@
-"""The README's list of modules is all of them, data flows down it, and the examples in docstrings are true."""
+"""CONTRIBUTING.md lists every module, data flows down the list, and the examples in docstrings are true."""
 
 import ast
 import doctest
@@ -17,8 +17,8 @@ COMMAND = {("fma", "audio.audit"), ("fma", "audio.audit.print_audit")}
 
 
 def listed():
-    """Modules in the order of the README's table: those of a folder stand in its row, `folder/` first."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## How it is built")[1].split("\n## ")[0]
+    """Modules in the order of that list: those of a folder stand in its row, `folder/` first."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## How it is built")[1].split("\n## ")[0]
     for row in re.findall(r"^\|([^|]*)\|", table, re.M):
         folder = re.search(r"`(\w+)/`", row)
         names = re.findall(r"`(\w+)(?:\.py)?`", row)
