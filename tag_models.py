@@ -82,8 +82,9 @@ def contrastive_loss(clips, tagged, tags, temperature):
     >>> round(float(contrastive_loss(torch.eye(2), torch.eye(2), torch.eye(2), 1.0)), 4)    # 2 log(1 + 2 / e)
     1.1029
     """
-    vectors = functional.normalize(torch.cat([clips, tagged]).float(), dim=1)           # (2 batch, values)
-    cosines = vectors @ vectors.T
+    with torch.autocast(clips.device.type, enabled=False):      # a tenth of a cosine is a factor of e
+        vectors = functional.normalize(torch.cat([clips, tagged]).float(), dim=1)       # (2 batch, values)
+        cosines = vectors @ vectors.T
     has_tags, places = tags.any(1), torch.arange(len(vectors), device=tags.device)
     different = (tags[:, None] != tags).any(2) & has_tags                               # (batch, batch)
     partner = places.roll(len(tags))
