@@ -22,7 +22,7 @@ STRENGTH = 0.01     # C, the inverse of the L2 penalty: on the folds' validation
 
 
 def fit_linear(x, labels, weights=None, strength=STRENGTH):
-    """Fit a `fusion_models.Linear`.
+    """Fit a `resnet_models.Linear`.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def fit_linear(x, labels, weights=None, strength=STRENGTH):
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from fusion_models import Linear
+    from resnet_models import Linear
 
     network = Linear(*x.shape[1:], int(labels.max()) + 1).eval()
     weights = np.ones(len(x)) if weights is None else weights / weights.mean()

@@ -191,7 +191,7 @@ def input_shape(config):
 
 
 def _detector(config):
-    from fusion_models import Linear
+    from resnet_models import Linear
 
     return Linear(*input_shape(config), 2)
 

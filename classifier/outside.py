@@ -130,7 +130,7 @@ def hear(folder, config):
 
 
 def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None):
-    """Fit a `fusion_models.Linear` that tells clips of a network's genres from other sounds.
+    """Fit a `resnet_models.Linear` that tells clips of a network's genres from other sounds.
 
     The known half of the weight is that of the collection's clips in a fold and, as much, of clips outside it that are
     of the network's genres; in the other half each kind of sound counts alike.

@@ -22,6 +22,7 @@ QUICK = {   # parameters with which a notebook takes seconds
     "results": {},
     "augmentation": {"epochs": 2, "repeats": 1},
     "feature_fusion": {"epochs": 1},
+    "tags": {},
     "predict": {},
     "your_music": {"epochs": 2},
 }
