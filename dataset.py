@@ -38,7 +38,7 @@ class FeatureDataset:
     device : str or torch.device
         Where batches are wanted.
     hold : bool, optional
-        Hold the array in memory; by default if it takes less than half of it.
+        Hold the array there; by default if it takes less than half of it.
     beside : int
         How many arrays of such a size are to have room there.
 
@@ -62,7 +62,11 @@ class FeatureDataset:
         Of the arrays that learning/runs.py has read for a run's fingerprints.
     copies : dict of int to FeatureDataset, or None
         Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
+    tags : Tensor, shape (tracks, tags), or None
+        Of the training clips, if they are learned from, as `tag_models.training_tags` gives them.
     """
+
+    tags = None
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
@@ -244,6 +248,7 @@ class JointDataset:
         As of a `FeatureDataset`.
     """
 
+    tags = None
     def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
         if len(set(features)) < 2 or len(set(features)) < len(features):
             raise DataError(f"features to join must be two or more, each once, not {some(list(features)) or 'none'}")

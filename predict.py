@@ -4,11 +4,13 @@
     python predict.py ~/music --jsonl > genres.jsonl
     python predict.py ~/music --resume genres.jsonl             # keeps answers there, and goes on from them
     find ~/music -name '*live*' | python predict.py - party.m3u8
+    python predict.py song.flac --network allmusic              # of AllMusic's genres; best with musicnn installed
     python predict.py song.flac --weights runs/fma_small/mel128_square/seed0
     python predict.py --export genres.onnx                      # the network, for ONNX's runtimes
 
-Any format that libsndfile reads, with PyAV (pip install av) any that ffmpeg does, up to a day long. The shipped network
-knows only FMA-small's eight genres, and always answers with one of them. In Python: classifier/songs.py.
+Any format that libsndfile reads, with PyAV (pip install av) any that ffmpeg does, up to a day long. The shipped
+networks know eight genres each, and say "none of these" of most speech, noise and classical music. In Python:
+classifier/songs.py.
 """
 
 import argparse
@@ -19,9 +21,11 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from audio.embeddings import EMBEDDINGS
 from audio.sources import find_audio
 from audio.workers import hush_libraries
-from classifier.songs import classify
+from classifier.network import NETWORKS, read_config, shipped
+from classifier.songs import NONE, classify
 from fma import ENDINGS, DataError, run_command
 
 PLAYLISTS = {".m3u", ".m3u8"}
@@ -107,8 +111,10 @@ def as_line(found, width, top):
     if "error" in found:
         return f"{name}  not classified: {found['error']}"
     best = sorted(found["probabilities"].items(), key=lambda item: -item[1])[:top]
-    return f"{name}  " + "  ".join([*(f"{genre} {100 * p:.0f} %" for genre, p in best),
-                                    *([f"({found['note']})"] if "note" in found else [])])
+    said = "  ".join(f"{genre} {100 * p:.0f} %" for genre, p in best)
+    if found.get("genre") == NONE:
+        said = f"{NONE} {100 * found['none']:.0f} %  (else {said})"
+    return f"{name}  {said}" + (f"  ({found['note']})" if "note" in found else "")
 
 
 def print_answer(found, args, width):
@@ -138,7 +144,8 @@ def answers(songs, args, network):
         save_text(Path(args.resume), lines)
         file = open(args.resume, "a", encoding="utf-8")         # noqa: SIM115 - open as long as the command runs
     left = [song for song in songs if song not in known]
-    new = classify(left, args.weights, args.workers, progress=len(left) > 1 and sys.stderr.isatty())
+    new = classify(left, args.weights or shipped(args.network), args.workers,
+                   progress=len(left) > 1 and sys.stderr.isatty())
     for song in songs:
         found = known.get(song)
         if found is None:
@@ -148,14 +155,22 @@ def answers(songs, args, network):
         yield found
 
 
+def introduce(name):
+    """The line that says which shipped network answers, what it knows and how often it is right."""
+    path, card = shipped(name), read_config(shipped(name))
+    better = "" if path.name == NETWORKS[name][0] else "; more often with musicnn: pip install --no-deps musicnn"
+    return (f"network {path.name}: {', '.join(card['genres'])}; right on {100 * card['test']['accuracy']:.0f} % of "
+            f"{card['test']['clips']} test clips (weights/{path.name}.md){better}")
+
+
 def run(songs, passed_over, args):
     """Classify and print; return the exit status."""
-    from classifier.network import DEFAULT
-
     found, width, stopped = [], max(map(len, songs)), False
     width = min(60, width) if sys.stdout.isatty() else width
+    if not args.weights:
+        print(introduce(args.network), file=sys.stderr)
     try:
-        for each in answers(songs, args, str(args.weights or DEFAULT.name)):
+        for each in answers(songs, args, str(args.weights or shipped(args.network).name)):
             found.append(each)
             print_answer(each, args, width)
     except KeyboardInterrupt:
@@ -180,7 +195,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Classify audio files by genre.")
     parser.add_argument("paths", nargs="*", metavar="FILE",
                         help="audio files, folders of them, playlists (.m3u, .m3u8), or - for a list on stdin")
-    parser.add_argument("--weights", help="exported weights, or the folder of a run (default: the shipped network)")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--network", choices=NETWORKS,
+                         help="the shipped network for FMA's genres or for AllMusic's (default: fma)")
+    network.add_argument("--weights", help="exported weights, or the folder of a run, instead")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true",
                         help="all probabilities, and their course over time, as one array at the end")
@@ -191,8 +209,9 @@ def main(argv=None):
     parser.add_argument("--top", type=int, default=3, help="genres to print for each file (default 3)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one per core)")
     parser.add_argument("--export", metavar="FILE.onnx",
-                        help="write the network, from the feature to probabilities, in the ONNX format")
+                        help="write the network, from the feature to probabilities and that of none of these, as ONNX")
     args = parser.parse_args(argv)
+    args.network = args.network or "fma"        # not argparse's default, beside which it allows --weights
     if args.top < 1 or args.workers is not None and args.workers < 1:
         parser.error("--top and --workers must be at least 1")
     if not args.paths and not args.export:
@@ -200,7 +219,10 @@ def main(argv=None):
     if args.export:
         from classifier.onnx_export import export_onnx
 
-        print(export_onnx(args.export, args.weights))
+        weights = args.weights or shipped(args.network)
+        if read_config(weights)["feature"] in EMBEDDINGS:
+            raise DataError(f"{weights} hears with another network, which --export does not write: use another")
+        print(export_onnx(args.export, weights))
     if not args.paths:
         return 0
     songs, passed_over = find_songs(args.paths)

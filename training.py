@@ -30,7 +30,6 @@ from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from dataset import JointDataset, leaking_artists, open_dataset
 from evaluation import bootstrap_interval, format_interval
-from fusion_models import Dense, Fusion
 from learning import devices, runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
 from learning.devices import choose_device, process_group, world
@@ -38,12 +37,13 @@ from learning.folds import call_out_leaks, take_fold
 from learning.inference import predict, score
 from learning.pitch_copies import pitch_shifts
 from learning.steps import OPTIMIZERS, StepGraph, averaged, count_steps, optimizer_for, steps_taken, train_epoch
-from resnet_models import ResNet, StatisticsResNet
+from resnet_models import Dense, Fusion, Linear, ResNet, StatisticsResNet
 from study.rows import find_row
+from tag_models import LEARN_TAGS, CoAligned, EncoderClassifier, TwoHeads, take_encoder, training_tags
 
 SAVE_EVERY = 2.0                # seconds of training that an interruption may cost, at least one epoch
 MODELS = {m.__name__: m for m in (FrequencyCNN, TemporalCNN, SquareCNN, SequentialCRNN, ParallelCRNN, BBNN, ResNet,
-                                  StatisticsResNet, Dense, Fusion)}
+                                  StatisticsResNet, Dense, Linear, Fusion, EncoderClassifier, TwoHeads, CoAligned)}
 
 
 @dataclass
@@ -206,6 +206,8 @@ def check(name, settings, dataset, data_dir, fold):
                                and not settings.pitch_copies):
         raise DataError(f"{name}: graph is for one process on a GPU that holds the data, and not for pitch_copies: "
                         "leave out --graph")
+    if settings.mixup and dataset.tags is not None:
+        raise DataError(f"{name}: clips that learn from tags are not mixed: leave out mixup")
     if settings.pitch_copies and fold is not None:
         raise DataError(f"{name}: pitch_copies are of the training clips of tracks.csv's split: leave out the folds")
     if settings.batch_size < 2 * world()[1]:
@@ -234,8 +236,8 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         Of the experiment, and of its folder.
     row : dict
         ``feature`` (a name, or several), ``model`` (a key of `MODELS`), and optionally ``args`` of the model,
-        ``scale`` of the feature, ``normalise`` (per what, see `FeatureDataset`), and ``training``, settings that
-        differ from the defaults.
+        ``scale`` of the feature, ``normalise`` (per what, see `FeatureDataset`), ``start`` (the experiment whose
+        encoder of the same seed and fold it takes over), and ``training``, settings that differ from the defaults.
     data_dir : path-like
     settings : dict, optional
         Settings that take precedence over the row's.
@@ -256,10 +258,11 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     if dataset is None:
         dataset = open_row(row, data_dir, subset, features_dir, device)
     folds = None if fold is None else take_fold(dataset, fold)
+    dataset.tags = training_tags(dataset)[1] if row["model"] in LEARN_TAGS else None
     check(name, settings, dataset, data_dir, fold)
     n_bins, n_frames = dataset.shape
     args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
-            **row.get("args", {})}
+            **({} if dataset.tags is None else {"n_tags": dataset.tags.shape[1]}), **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
     run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
     torch.manual_seed(settings.seed)
@@ -282,6 +285,9 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
         config["pitch_shifts"] = pitch_shifts(dataset)
     config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
                "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
+    if "start" in row:
+        begun = runs.run_folder(runs_dir, dataset.name, row["start"], settings.seed, fold)
+        config["start"] = take_encoder(model, begun, config["data"], run_dir)
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     if progress and world()[0] == 0:
         call_out_leaks(dataset)

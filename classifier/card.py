@@ -5,43 +5,63 @@ References
 .. [1] M. Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv:1810.03993.
 """
 
-from evaluation import format_accuracy, format_interval
+from evaluation import format_accuracy, format_interval, largest_share
 from study.tables import format_table, plain_cell
 
 CARD = """\
 # Model card: {name}
 
-Says which of {count} genres a piece of music is of: {genres}. `python predict.py song.mp3` uses it{default}.
+Says which of {count} genres a piece of music is of: {genres}. {use}
 
 | | |
 |:--|:--|
 | network | {network}, {parameters:,} parameters ([code](../{module}.py)) |
 | input | `{feature}`, {bins} × {frames} for {seconds}; normalised per bin on the training clips |
-| trained on | {dataset}, from scratch, seed {seed}: the training split alone, {epochs} epochs |
-| output | logits, divided by {temperature} (fitted on validation), then a softmax |
+| trained on | {dataset}, {learned} |
+| output | logits, divided by {temperature} (fitted on {calibrated_on}), then a softmax |
 | versions | {versions} |
 
 ## How well
 
-The epoch was chosen on validation; the test was read after that:
+{protocol}
 **{accuracy} %** of {clips} test clips {of_artists} are right (with other {units}: {interval} %), and the macro
-AUC is {auc}. Genre by genre, with intervals over {units}:
+AUC is {auc}; {balanced} % of a genre on average, and {chance} % by always naming the largest. Genre by genre, with
+intervals over {units}:
 
 {table}
 
-A long interval, or a high figure on few {units}, says little.
+A long interval, or a high figure on few {units}, says little. Of each genre (row), which is answered (column), in %:
+
+{confusion}
 
 **Calibration.** On test it is {sure} % sure on average, and right in {accuracy} %; the expected calibration error is
-{before} % before the temperature and {after} % after. Sureness holds for music like that of {dataset}. It does not for
-speech, noise or music of other kinds, which get a genre all the same, at times a sure one.
+{before} % before the temperature and {after} % after{cross_fitted}. If every probability were true, it would
+be {least} % on so few clips. The log loss is {loss_before} before and {loss_after} after. Sureness holds for music
+like that of {dataset}, not for other kinds.
 
+{none}
 ## What it must not be used for
 
 * **Decisions about people**: who is paid, played, found or removed. It is wrong on {wrong} % of the test clips.
 * **Facts about a piece.** A genre is what somebody called it, and says as much about a scene, a place or a market as
   about sound.
-* **Music that has no genre here**: it gets one of the {count} all the same.
+* **Music that has no genre here**: {unknown}
 * **Comparing with published figures** on other splits, or on more genres.
+
+"""
+
+NONE = """\
+**None of these** is the answer where a second, linear network on the same input finds that more probable than
+{threshold}. It has learned {sounds}; clips of {controls} from the same
+other collection count as known. Each clip below was judged by one that has not heard its artist, its voices or its
+noises. Refused, in %, by threshold:
+
+{table}
+
+"folds" and "test" are clips of {dataset}: they lose their answer. Of those in {which} that keep it, {answered} % are
+right ({interval}), of those that lose it {refused} % would have been. **It refuses the kinds of
+sound that it has learned, and few others**: "unheard" is what it would refuse of a kind, at {threshold}, had it not
+learned this kind. Speech was spoken by a synthesiser. Silence, and less than a second, get a reason, not an answer.
 
 """
 
@@ -63,7 +83,7 @@ def model_card(name, card, default=False):
     ----------
     name : str
     card : dict
-        As `network.export_run` returns it.
+        As `shipping.export_run` returns it.
     default : bool
         Whether predict.py uses this network by default.
 
@@ -77,22 +97,52 @@ def model_card(name, card, default=False):
     rows = [[genre, r["clips"], format_accuracy({"accuracy": r["accuracy"]}) if r["clips"] else None,
              format_interval(r["interval"]), None if r["auc"] is None else f"{r['auc']:.3f}"]
             for genre, r in test["genres"].items()]
-    kind, args = MODELS[model["class"]], model["args"]
+    kind, args, genres = MODELS[model["class"]], model["args"], card["genres"]
     text = CARD + FMA if card["dataset"].startswith("fma_") else CARD
+    by_folds, error, loss = card["tested_on"] == "folds", card["calibration_error"], card["log_loss"]
+    epochs = card["training"].get("epochs")
     return text.format(
-        name=name, count=len(card["genres"]), genres=", ".join(map(plain_cell, card["genres"])),
-        default=" where no other weights are named" if default else f" with `--weights weights/{name}`",
+        name=name, count=len(genres), genres=", ".join(map(plain_cell, genres)),
+        use=f"`python predict.py song.mp3{'' if default else f' --weights weights/{name}'}` uses it.",
         network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
         feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],
         seconds=f"{feature['seconds']} seconds" if "seconds" in feature else
         "30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
-        seed=card["training"]["seed"], epochs=card["training"]["epochs"], temperature=card["temperature"],
+        learned=f"seed {card['training']['seed']}: the training split alone, {epochs} epochs" if epochs else
+        f"all {card['clips']} clips: a logistic regression, C = {card['training']['strength']}",
+        temperature=card["temperature"], calibrated_on=card["calibrated_on"],
         versions=", ".join(f"{lib} {number}" for lib, number in card["versions"].items()),
+        protocol="Every clip was tested by a network of the same kind that has learned no clip of its artist "
+        "(cross-validation):" if by_folds else "The epoch was chosen on validation; the test was read after that:",
         accuracy=format_accuracy({"accuracy": test["accuracy"]}),
+        balanced=f"{100 * test['balanced_accuracy']:.1f}", chance=f"{100 * largest_share(test['genres']):.1f}",
         wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"],
         of_artists="whose artists are unknown" if test["artists"] is None else f"of {test['artists']} artists",
         units="clips" if test["artists"] is None else "artists",
         interval=format_interval(test["interval"]), auc=f"{test['macro_auc']:.3f}",
         table=format_table(rows, ["genre", "test clips", "right %", "95 % interval", "AUC"]),
-        sure=f"{100 * card['sureness']:.1f}", before=f"{100 * card['calibration_error']['before']:.1f}",
-        after=f"{100 * card['calibration_error']['after']:.1f}")
+        confusion=format_table([[genre, *(f"{100 * n / max(1, sum(counts)):.0f}" for n in counts)]
+                                for genre, counts in zip(genres, test["confusion"], strict=True)], ["genre", *genres]),
+        sure=f"{100 * card['sureness']:.1f}", before=f"{100 * error['before']:.1f}",
+        after=f"{100 * error['after']:.1f}",
+        cross_fitted=", each fold's fitted on the others" if by_folds else "", least=f"{100 * error['least']:.1f}",
+        loss_before=f"{loss['before']:.3f}", loss_after=f"{loss['after']:.3f}",
+        none=_none_of_these(card) if "none_of_these" in card else "",
+        unknown="what is refused was learned from few kinds; the rest gets one of the genres all the same."
+        if "none_of_these" in card else f"it gets one of the {len(genres)} all the same.")
+
+
+def _none_of_these(card):
+    """What the card says of the detector."""
+    found = card["none_of_these"]
+    table = [[row["sounds"], "known" if row["known"] else "other", row["clips"],
+              *(f"{100 * share:.0f}" for share in row["refused"]),
+              None if row["unheard"] is None else f"{100 * row['unheard']:.0f}"] for row in found["table"]]
+    names = {known: ", ".join(plain_cell(row["sounds"]) for row in found["table"] if row["known"] is known and
+                              row["sounds"] not in ("folds", "test")) for known in (True, False)}
+    right = {name: "–" if share is None else f"{100 * share:.1f}" for name, share in found["right"].items()}
+    columns = ["sounds", "", "clips", *map(str, found["thresholds"]), "unheard"]
+    return NONE.format(
+        threshold=found["threshold"], sounds=names[False], controls=names[True] or "no genre", dataset=card["dataset"],
+        table=format_table(table, columns), which=card["tested_on"],
+        interval=f"with other artists {format_interval(found['interval'])}", **right)

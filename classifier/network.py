@@ -1,25 +1,27 @@
-"""A trained network ready to use: exported with everything it needs, loaded, calibrated.
+"""A trained network ready to use: shipped or any finished run, with everything it needs.
 
-    weights/<name>.safetensors      the weights
+    weights/<name>.safetensors      the weights, and those of the detector of what is none of its genres
     weights/<name>.json             the run's config, calibration and test metrics
     weights/<name>.md               the model card
 
-``python -m classifier.network runs/fma_small/statistics_resnet/seed0 weights/statistics_resnet`` exports a run.
+classifier/shipping.py writes these of a run.
 """
 
-import argparse
 import json
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation import summarise
-from fma import DataError, run_command
+from audio.embeddings import EMBEDDINGS, find_musicnn, load_encoder
+from classifier.calibration import fit_temperature, log_probabilities
+from fma import DataError
 
-DEFAULT = Path(__file__).resolve().parents[1] / "weights" / "statistics_resnet"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+NETWORKS = {"fma": ("fma",), "allmusic": ("allmusic_musicnn", "allmusic_cqt")}  # the first whose encoder is installed
+DEFAULT = WEIGHTS / "fma"
+DETECTOR = "detector."          # what the names of its weights begin with
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Classifier:
     network: object         # nn.Module, in evaluation mode
     config: dict            # as runs.load_config gives it: feature, normalisation, genres, model
     temperature: float      # divides the logits before the softmax
+    detector: object = None     # nn.Module, of normalised clips: the second of two classes is none of the genres
 
     @property
     def genres(self):
@@ -52,9 +55,27 @@ class Classifier:
         with torch.inference_mode():
             return self.outputs(x).numpy()
 
+    def none_of_these(self, x):
+        """Probability that each clip is of none of the genres: ndarray, shape (clips,); 0 without a detector."""
+        import torch
+
+        if self.detector is None:
+            return np.zeros(len(x), np.float32)
+        with torch.inference_mode():
+            return self.detections(x).numpy()
+
+    @property
+    def threshold(self):
+        """The probability above which `none_of_these` is the answer."""
+        return self.config["none_of_these"]["threshold"] if self.detector else 1.0
+
     def outputs(self, x):
-        """The same of a Tensor, as a Tensor."""
+        """`probabilities` of a Tensor, as a Tensor."""
         return (self.logits(self.normalised(x)) / self.temperature).softmax(1)
+
+    def detections(self, x):
+        """`none_of_these` of a Tensor, as a Tensor; needs a detector."""
+        return self.detector(self.normalised(x)).softmax(1)[:, 1]
 
     def normalised(self, x):
         """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
@@ -73,29 +94,44 @@ class Classifier:
         return clip_logits(self.network, x, self.config["training"].get("chunk", 0))
 
 
+def shipped(name):
+    """``weights/<name>`` of a key of `NETWORKS`: of several networks the first whose encoder is installed."""
+    for each in NETWORKS[name][:-1]:
+        try:
+            find_musicnn()
+            return WEIGHTS / each
+        except DataError:
+            continue
+    return WEIGHTS / NETWORKS[name][-1]
+
+
 def load_classifier(path=DEFAULT):
     """Load exported weights, or any finished run.
 
     Parameters
     ----------
     path : path-like
-        ``weights/<name>``, with or without ``.safetensors``, or the folder of a run.
+        A key of `NETWORKS`, ``weights/<name>``, with or without ``.safetensors``, or the folder of a run.
 
     Returns
     -------
     Classifier
     """
-    from learning.runs import load_weights
+    from learning.runs import load_probabilities, load_weights
 
     config = read_config(path)
     path, named, weights, remedy = _files(path)
     with _damage_named(named, remedy):
+        _require_encoder(path, config)
         network = _rebuild(config, weights, remedy)
         if path.is_dir():
-            temperature = fit_temperature(*_log_probabilities(path, "validation"))
+            said = load_probabilities(path, "validation")
+            temperature = fit_temperature(log_probabilities(said), said["labels"])
             found = Classifier(load_weights(path, network).eval(), config, temperature)
         else:
-            found = Classifier(_load_tensors(weights, network).eval(), config, float(config["temperature"]))
+            detector = _detector(config) if "none_of_these" in config else None
+            _load_tensors(weights, network, detector)
+            found = Classifier(network.eval(), config, float(config["temperature"]), detector and detector.eval())
         _try_out(found)
     return found
 
@@ -113,7 +149,7 @@ def read_config(path=DEFAULT):
 
 def _files(path):
     """What a name stands for: its path, the files of its config and weights, and the remedy if these are damaged."""
-    path = Path(path)
+    path = shipped(path) if isinstance(path, str) and path in NETWORKS else Path(path)
     if path.is_dir():
         return path, path / "config.json", path / "model.safetensors", f"delete {path} and train again"
     path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
@@ -149,7 +185,15 @@ def input_shape(config):
     from audio.cache import kept_frames
     from audio.transforms import FEATURES
 
-    return FEATURES[config["feature"]]["bins"], kept_frames(config["feature"], clip_part(config))
+    feature = config["feature"]
+    bins = FEATURES[feature]["bins"] if feature in FEATURES else config["model"]["args"]["n_bins"]
+    return bins, kept_frames(feature, clip_part(config))
+
+
+def _detector(config):
+    from resnet_models import Linear
+
+    return Linear(*input_shape(config), 2)
 
 
 def _rebuild(config, weights, remedy):
@@ -167,12 +211,15 @@ def _rebuild(config, weights, remedy):
 
 def _try_out(classifier):
     """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
-    said = classifier.probabilities(np.zeros((1, *input_shape(classifier.config))))
+    silence = np.zeros((1, *input_shape(classifier.config)))
+    said, none = classifier.probabilities(silence), classifier.none_of_these(silence)
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")
-    if not named or said.shape != (1, len(classifier.genres)) or not np.isfinite(said).all():
+    if not named or said.shape != (1, len(classifier.genres)) or not np.isfinite([*said[0], *none]).all():
         raise ValueError("its output is not one probability per genre")
+    if not 0 < classifier.threshold <= 1:
+        raise ValueError(f"threshold {classifier.threshold}")
 
 
 def _beside(path, ending):
@@ -186,9 +233,9 @@ def _require_predictable(path, config):
     from audio.transforms import FEATURES
 
     feature, frames = config["feature"], config["model"]["args"]["n_frames"]
-    if feature not in FEATURES:
+    if feature not in FEATURES and feature not in EMBEDDINGS:
         raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for "
-                        f"one of {', '.join(FEATURES)}")
+                        f"one of {', '.join([*FEATURES, *EMBEDDINGS])}")
     part = clip_part(config)
     made = kept_frames(feature, part)
     if isinstance(frames, int) and frames != made and not config["training"].get("chunk"):
@@ -196,150 +243,23 @@ def _require_predictable(path, config):
                         f"{part['seconds']} s: train again on a cache of features.py")
 
 
-def _load_tensors(path, network):
+def _require_encoder(path, config):
+    """An error unless the encoder that the network was trained on, if it was on one, is installed."""
+    if config["feature"] in EMBEDDINGS:
+        trained_on = config["feature_parameters"]["weights_sha256"]
+        if load_encoder(config["feature"]).weights != trained_on:
+            raise DataError(f"{path} was trained on {config['feature']} with other weights ({trained_on}): use those")
+
+
+def _load_tensors(path, network, detector=None):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        found = {name: tensors.pop(name) for name in list(tensors) if name.startswith(DETECTOR)}
+        network.load_state_dict(tensors)
+        if detector:
+            detector.load_state_dict({name.removeprefix(DETECTOR): value for name, value in found.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): export the run again") from error
-    return network
-
-
-# ---- calibration -----------------------------------------------------------------------------------------------
-
-
-def fit_temperature(log_probabilities, labels):
-    """Temperature scaling: the divisor of the logits with which their softmax is calibrated [1]_.
-
-    Parameters
-    ----------
-    log_probabilities : ndarray, shape (clips, classes)
-        Logits, or logarithms of probabilities, of clips that were not trained on.
-    labels : ndarray of int, shape (clips,)
-
-    Returns
-    -------
-    float
-        Above 1 for an overconfident network; between 0.05 and 20.
-
-    References
-    ----------
-    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,
-       arXiv:1706.04599.
-
-    Examples
-    --------
-    >>> sure = np.log([[0.98, 0.02], [0.98, 0.02], [0.02, 0.98], [0.98, 0.02]])
-    >>> round(fit_temperature(sure, [0, 0, 1, 1]), 2)      # right in three of four: 0.75, not 0.98
-    3.54
-    """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    scores, labels = np.asarray(log_probabilities, dtype=float), np.asarray(labels)
-
-    def loss(log_temperature):
-        return -log_softmax(scores / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
-def calibration_error(probabilities, labels, bins=10):
-    """Expected calibration error [1]_: mean gap between confidence and accuracy, over bins of confidence.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (clips, classes)
-    labels : ndarray of int, shape (clips,)
-    bins : int
-        Number of bins of equal width, from 0 to 1.
-
-    Returns
-    -------
-    float, 0 to 1
-
-    References
-    ----------
-    .. [1] M. P. Naeini, G. F. Cooper, M. Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
-       binning", AAAI 2015.
-
-    Examples
-    --------
-    >>> calibration_error([[0.9, 0.1], [0.9, 0.1]], [0, 1])
-    0.4
-    """
-    probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(place, sure, bins) - np.bincount(place, right, bins))
-    return round(float(gaps.sum() / len(labels)), 12)
-
-
-def _log_probabilities(run_dir, split):
-    from learning.runs import load_probabilities
-
-    said = load_probabilities(run_dir, split)
-    return np.log(said["probabilities"].astype(float).clip(1e-12)), said["labels"]
-
-
-# ---- export ----------------------------------------------------------------------------------------------------
-
-
-def export_run(run_dir, path):
-    """Write a finished run as ``<path>.safetensors``, ``.json`` and ``.md``, calibrated on its validation clips.
-
-    Parameters
-    ----------
-    run_dir : path-like
-    path : path-like
-        Without an extension.
-
-    Returns
-    -------
-    dict
-        The content of the JSON: the run's config, ``temperature``, mean confidence on test (``sureness``),
-        ``calibration_error`` there before and after, and ``test``, from `evaluation.summarise`.
-    """
-    import shutil
-
-    from scipy.special import softmax
-
-    from audio.cache import save_text, save_whole
-    from classifier.card import model_card
-    from learning.runs import known_artists, load_config, load_probabilities
-
-    run_dir, path = Path(run_dir), Path(path)
-    config, test = load_config(run_dir), load_probabilities(run_dir)
-    _require_predictable(run_dir, config)
-    temperature = fit_temperature(*_log_probabilities(run_dir, "validation"))
-    scores, labels = _log_probabilities(run_dir, "test")
-    before, after = softmax(scores, 1), softmax(scores / temperature, 1)
-    card = {**config, "temperature": round(temperature, 4), "sureness": round(float(after.max(1).mean()), 4),
-            "calibration_error": {"before": round(calibration_error(before, labels), 4),
-                                  "after": round(calibration_error(after, labels), 4)},
-            "test": summarise(labels, test["probabilities"], known_artists(test), test["genres"].tolist())}
-    texts = {".json": json.dumps(card, indent=1) + "\n",
-             ".md": model_card(path.name, card, default=path.name == DEFAULT.name)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(_beside(path, ".safetensors"), lambda temporary: shutil.copyfile(run_dir / "model.safetensors",
-                                                                                temporary))
-    for ending, text in texts.items():
-        save_text(_beside(path, ending), text)
-    return card
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Export a finished run for predict.py, calibrated on validation.")
-    parser.add_argument("run_dir", help="runs/<dataset>/<experiment>/seed<k>")
-    parser.add_argument("path", help="weights/<name>; gets .safetensors, .json and .md")
-    args = parser.parse_args(argv)
-    card = export_run(args.run_dir, args.path)
-    print(f"{args.path}: test accuracy {100 * card['test']['accuracy']:.1f} %, temperature {card['temperature']:.2f}, "
-          f"calibration error {100 * card['calibration_error']['before']:.1f} % before, "
-          f"{100 * card['calibration_error']['after']:.1f} % after")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

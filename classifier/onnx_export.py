@@ -1,4 +1,5 @@
-"""A trained network in the ONNX format, for programs without torch: from the feature in its unit to probabilities.
+"""A trained network in the ONNX format, for programs without torch: from the feature in its unit to probabilities,
+and where the network has a detector to the probability that a clip is of none of the genres.
 
 Needs onnx, onnxscript and onnxruntime (``pip install onnx onnxscript onnxruntime``).
 """
@@ -19,8 +20,9 @@ CLOSE = 1e-5        # to torch's probabilities; an export that differs by more i
 def metadata(classifier):
     """What a program needs to know to use the network, as texts: dict.
 
-    ``labels`` (JSON) are the outputs in their order, ``preprocessing`` (JSON) how the feature is computed of a clip,
-    ``accuracy`` is that on test, ``threshold`` the probability below which no genre is an answer, where they are known.
+    ``labels`` (JSON) are the outputs in their order, ``preprocessing`` (JSON) how the feature is computed of a clip;
+    ``accuracy`` is that on test, where it is known. With a detector there are ``threshold``, the probability of the
+    second output above which no genre is the answer, and ``refused`` (JSON), the kinds of sound that it has learned.
     """
     from audio.transforms import FEATURES
     from classifier.songs import usual_rate
@@ -29,12 +31,16 @@ def metadata(classifier):
     given = FEATURES[config["feature"]] | {"seconds": clip_part(config)["seconds"]}
     if usual_rate(config):
         given |= {"sample_rate": usual_rate(config)}
-    known = {"accuracy": config.get("test", {}).get("accuracy"), "threshold": config.get("threshold")}
+    known = {"accuracy": str(config["test"]["accuracy"])} if "test" in config else {}
+    if classifier.detector:
+        learned = [row["sounds"] for row in config["none_of_these"]["table"] if not row["known"]]
+        known |= {"threshold": str(classifier.threshold), "refused": json.dumps(learned),
+                  "none_of_these": "clips: probability of none of the labels; above threshold none is the answer"}
     return {"labels": json.dumps(classifier.genres), "feature": config["feature"], "preprocessing": json.dumps(given),
             "input": "clips, bins, frames: the feature in its unit; normalisation is part of the network",
             "output": "clips, labels: calibrated probabilities", "dataset": config["dataset"],
             "windows": f"of {given['seconds']} s; the probabilities of a longer track are the mean over its windows",
-            **{name: str(value) for name, value in known.items() if value is not None}}
+            **known}
 
 
 def export_onnx(path, weights=None):
@@ -68,12 +74,13 @@ def export_onnx(path, weights=None):
     classifier = load_classifier(weights or DEFAULT)
     shape = input_shape(classifier.config)
     x = torch.as_tensor(np.random.default_rng(0).uniform(-80, 0, (3, *shape)).astype(np.float32))
+    names = ["probabilities", *(["none_of_these"] if classifier.detector else [])]      # and the methods they are of
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"):
             program = torch.onnx.export(
                 _whole(classifier), (x,), dynamo=True, verbose=False, input_names=["clips"],
-                output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("n")},),
+                output_names=names, dynamic_shapes=({0: torch.export.Dim("n")},),
                 custom_translation_table={torch.ops.aten.median.dim: _median})
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
@@ -82,25 +89,27 @@ def export_onnx(path, weights=None):
     program.save(path)
     session = onnxruntime.InferenceSession(path)
     for clips in (x, x[:1]):
-        [found] = session.run(None, {"clips": clips.numpy()})
-        if (error := np.abs(found - classifier.probabilities(clips)).max()) > CLOSE:
-            Path(path).unlink()
-            raise DataError(f"{path} was deleted: onnxruntime's probabilities differ from torch's by {error:.1e}")
+        for name, found in zip(names, session.run(names, {"clips": clips.numpy()}), strict=True):
+            if (error := np.abs(found - getattr(classifier, name)(clips)).max()) > CLOSE:
+                Path(path).unlink()
+                raise DataError(f"{path} was deleted: onnxruntime's {name} differ from torch's by {error:.1e}")
     feature, genres = classifier.config["feature"], len(classifier.genres)
-    return f"{path}: {feature} of shape (clips, {shape[0]}, {shape[1]}) to {genres} genres"
+    return f"{path}: {feature} of shape (clips, {shape[0]}, {shape[1]}) to {genres} genres" + (
+        ", or none of these" if classifier.detector else "")
 
 
 def _whole(classifier):
-    """Normalisation, network and calibration as one module."""
+    """Normalisation, network, calibration and detector as one module, with an output or two."""
     from torch import nn
 
     class Whole(nn.Module):
         def __init__(self):
             super().__init__()
-            self.network = classifier.network
+            self.network, self.detector = classifier.network, classifier.detector
 
         def forward(self, x):
-            return classifier.outputs(x)
+            said = classifier.outputs(x)
+            return (said, classifier.detections(x)) if classifier.detector else said
 
     return Whole().eval()
 

@@ -2,8 +2,8 @@
 probabilities of its windows are averaged.
 
     from predict import classify
-    for found in classify(["song.mp3", "other.flac"]):
-        print(found["file"], found.get("genre"), found.get("error"))
+    for found in classify(["song.mp3", "other.flac"]):                  # or classify(..., "allmusic")
+        print(found["file"], found.get("genre"), found.get("error"))    # the genre may be "none of these"
 """
 
 import os
@@ -16,6 +16,7 @@ import numpy as np
 
 from audio.cache import PART, kept_frames
 from audio.decoding import Undecodable, open_audio
+from audio.embeddings import EMBEDDINGS, embed, load_encoder
 from audio.transforms import FEATURES, SAMPLE_RATE, SILENCE, extract, resample
 from audio.workers import in_processes
 from fma import progress_bar
@@ -27,6 +28,7 @@ SHORTEST = 1.0                  # seconds of audio that an answer needs
 LONGEST = 24                    # hours: a damaged header can claim months in a few megabytes
 LIMIT = 60                      # seconds that a file may take, and 5 for each MB: ten times what is normal
 NARROW = 0.6                    # of the range of a feature: with less, the highs are missing; mp3 of 64 kb/s has 0.5
+NONE = "none of these"          # the answer to what is of none of the genres
 NOTHING = 1e-10                 # of the strongest frequency's power (-100 dB): what a low-pass leaves is below
 
 
@@ -104,6 +106,8 @@ def bandwidth(y, sample_rate):
 
 def highest(feature, sample_rate):
     """The highest frequency (Hz) that a feature shows, of clips of a sample rate."""
+    if feature in EMBEDDINGS:
+        return load_encoder(feature).sample_rate / 2
     given = FEATURES[feature]
     if isinstance(given.get("fmin"), str):          # a note
         import librosa
@@ -145,7 +149,8 @@ def clip_features(source, feature, usual=None, seconds=WINDOW):
             widest, reach = max(widest, bandwidth(y, rate)), highest(feature, usual or rate)
             if usual:
                 y, rate = resample(y, rate, usual), usual
-            found.append(extract(y, rate, [feature])[feature][:, :n_frames])
+            found.append(embed(y, rate, feature) if feature in EMBEDDINGS else
+                         extract(y, rate, [feature])[feature][:, :n_frames])
     except Unreadable as error:
         return [], str(error), []
     except Exception as error:                              # a strange sample rate, too little memory
@@ -164,20 +169,25 @@ def answer(name, starts, x, notes, classifier):
     Returns
     -------
     dict
-        ``file``; ``genre``, the most probable, and ``probabilities`` of all, or ``error``; ``course``, for each window
-        its ``start`` in seconds and its ``probabilities``; ``note``, if something makes the answer doubtful.
+        ``file``; ``genre``, the most probable or `NONE`, and ``probabilities`` of all, or ``error``; ``none``, the
+        probability that it is none of them, if the network has a detector; ``course``, the same of each window with
+        its ``start`` in seconds; ``note``, if something makes the answer doubtful.
     """
     if isinstance(x, str):
         return {"file": name, "error": x}
-    each = np.concatenate([classifier.probabilities(x[k : k + 64]) for k in range(0, len(x), 64)])
-    mean = each.mean(0)
+    parts = [x[k : k + 64] for k in range(0, len(x), 64)]
+    each = np.concatenate([classifier.probabilities(part) for part in parts])
+    none = np.concatenate([classifier.none_of_these(part) for part in parts])
 
-    def named(values):
-        return {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
+    def named(values, none):
+        said = {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
+        genre = NONE if none > classifier.threshold else classifier.genres[int(values.argmax())]
+        return {"genre": genre, "probabilities": said} | (
+            {"none": round(float(none), 4)} if classifier.detector else {})
 
-    return {"file": name, "genre": classifier.genres[int(mean.argmax())], "probabilities": named(mean),
-            "course": [{"start": round(start, 2), "probabilities": named(p)}
-                       for start, p in zip(starts, each, strict=True)]} | ({"note": "; ".join(notes)} if notes else {})
+    course = [{"start": round(start, 2)} | named(*both) for start, *both in zip(starts, each, none, strict=True)]
+    return {"file": name, **named(each.mean(0), none.mean()), "course": course} | (
+        {"note": "; ".join(notes)} if notes else {})
 
 
 def classify(songs, classifier=None, workers=None, progress=False):
@@ -189,7 +199,7 @@ def classify(songs, classifier=None, workers=None, progress=False):
         Each a path, the content of a file as bytes, an open binary file, or (samples, sample rate), where samples
         have the shape (samples,), or channels as one of two axes.
     classifier : classifier.network.Classifier or path-like, optional
-        A classifier, or what `load_classifier` takes; the shipped one by default.
+        A classifier, or what `load_classifier` takes; the shipped one of FMA's genres by default.
     workers : int, optional
         Processes; one per core by default, none for a single file.
     progress : bool
@@ -213,8 +223,8 @@ def classify(songs, classifier=None, workers=None, progress=False):
         decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
         workers = 1 if current_process().daemon else min(len(songs), workers or os.cpu_count() or 1)
         rows = ((k, song.read() if hasattr(song, "read") else song) for k, song in enumerate(songs))
-        done = (in_processes(rows, decode, workers, _limit(songs), _use_one_thread) if workers > 1 else
-                ((row, decode(row), None) for row in rows))
+        done = (in_processes(rows, decode, workers, _limit(songs), _use_one_thread, (config["feature"],))
+                if workers > 1 else ((row, decode(row), None) for row in rows))
         for (k, song), found, reason in progress_bar(done, total=len(songs), unit="file", show=progress):
             name = os.fspath(song) if isinstance(song, (str, os.PathLike)) else f"song {k + 1}"
             answers[k] = answer(name, *(found or ([], f"decoding it {reason}", [])), load())
@@ -240,8 +250,12 @@ def _limit(songs):
     return LIMIT + 5e-6 * max((os.path.getsize(path) for path in paths if os.path.isfile(path)), default=0)
 
 
-def _use_one_thread():
-    """Limit linear algebra to one thread: the processes share the cores."""
+def _use_one_thread(feature):
+    """Limit linear algebra, and torch for an embedding, to one thread: the processes share the cores."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    if feature in EMBEDDINGS:
+        import torch
+
+        torch.set_num_threads(1)

@@ -49,7 +49,7 @@ THUMBNAILS = {      # the figure of each notebook, counted from 0, and the part 
     "chroma_cnn_architecture": (0, WHOLE), "mel_cnn_architecture": (0, WHOLE),
     "cqt_cnn_architecture": (0, (0.3, 0, 0.66, 1)), "crnn_architecture": (2, (0.48, 0.06, 1, 1)),
     "bbnn_architecture": (0, WHOLE), "results": (4, (0, 0, 1, 0.86)), "augmentation": (2, (0, 0.06, 0.37, 1)),
-    "feature_fusion": (5, (0.05, 0.02, 1, 0.85)), "predict": (3, WHOLE),
+    "feature_fusion": (5, (0.05, 0.02, 1, 0.85)), "tags": (5, (0, 0, 0.76, 1)), "predict": (3, WHOLE),
     "your_music": (3, WHOLE),
 }
 

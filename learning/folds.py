@@ -4,8 +4,14 @@
     fma_metadata/folds.csv      track_id,fold: drawn on first use where it does not, and then used by all runs
 
 Fold k is the test, the next one (after the last the first) chooses the epoch, and the others are learned.
+
+    python -m learning.folds data/fma_small data/fma_calibration
+
+links a collection whose official test is in no fold: what is fitted on the folds' answers can be tested there.
 """
 
+import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +20,7 @@ import numpy as np
 
 from audio.cache import save_whole
 from dataset import leaking_artists
-from fma import DataError, artists_of, load_tracks, some
+from fma import DataError, artists_of, load_tracks, run_command, some
 
 FOLDS = 5       # where they are drawn
 
@@ -146,3 +152,31 @@ def call_out_leaks(dataset):
 def leak_warning(count):
     """The line that calls out a split by clip instead of by artist."""
     return f"warning: {count} artists are in training and in test"
+
+
+def leave_test_out(data_dir, folder):
+    """Link a collection and its cache into a folder, with folds drawn of its training and validation clips alone."""
+    data_dir, folder = Path(data_dir), Path(folder)
+    metadata, tracks = folder / "fma_metadata", load_tracks(data_dir)
+    metadata.mkdir(parents=True, exist_ok=True)
+    for source, link in ((data_dir / "features", folder / "features"),
+                         (data_dir / "fma_metadata" / "tracks.csv", metadata / "tracks.csv")):
+        if not link.is_symlink():
+            link.symlink_to(os.path.abspath(source))
+    folds = draw_folds(tracks[tracks["split"] != "test"]).reindex(tracks.index, fill_value=-1)
+    save_whole(metadata / "folds.csv", lambda temporary: folds.to_csv(temporary, lineterminator="\n"))
+    return folds
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Link a collection with folds that leave its official test out.")
+    parser.add_argument("data_dir")
+    parser.add_argument("folder", help="new; its name is that of its runs")
+    args = parser.parse_args(argv)
+    folds = leave_test_out(args.data_dir, args.folder)
+    print(f"{args.folder}: {(folds >= 0).sum()} clips in {folds.max() + 1} folds by artist, "
+          f"{(folds < 0).sum()} in none")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

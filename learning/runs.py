@@ -26,7 +26,7 @@ from audio.cache import copy_name, save_text, save_whole
 from fma import DataError
 
 WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts",
-           "data")
+           "data", "start")
 
 
 def versions():
@@ -79,8 +79,8 @@ def data_fingerprints(dataset, split="split"):
     -------
     dict of str to str
         ``tracks.csv``, its genres, splits or folds, and artists; ``index.csv``; and each array that
-        is read, pitch-shifted copies included if they are open. Every byte counts, 0.1 s for FMA-small's 131 MB of
-        mel128; later runs on the same dataset do not read the files again.
+        is read, pitch-shifted copies included if they are open; ``tags``, if a network learns from them. Every byte
+        counts, 0.1 s for FMA-small's 131 MB of mel128; later runs on the same dataset do not read the files again.
     """
     used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
@@ -91,6 +91,8 @@ def data_fingerprints(dataset, split="split"):
                 with open(part.features_dir / f"{name}.npy", "rb") as file:
                     part.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
             found[f"{name}.npy"] = part.hashes[name]
+    if dataset.tags is not None:
+        found["tags"] = hashlib.sha256(dataset.tags.bool().cpu().numpy().tobytes()).hexdigest()[:16]
     return found
 
 

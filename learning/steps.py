@@ -108,8 +108,9 @@ def learn(model, dataset, optimizer, scaler, settings, generator, rows, count):
     """A step on this process's share of a batch of `count` clips: summed loss and correct answers, Tensor (2,)."""
     x, y, targets = training_batch(dataset, rows, settings, generator)
     with autocast(settings.precision, dataset.device):
-        logits = model(x).float()
-        loss = nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
+        logits, more = (model(x), 0) if dataset.tags is None else model(x, dataset.tags[rows])
+        logits = logits.float()
+        loss = more + nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
                                            reduction="sum", label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss * world()[1] / count).backward()                  # processes are averaged: mean over the batch

@@ -71,6 +71,21 @@ EXPERIMENTS["vggish_dense"] = {"feature": "vggish", "model": "Dense", "training"
 EXPERIMENTS["musicnn_dense"] = EXPERIMENTS["vggish_dense"] | {"feature": "musicnn"}      # of audio/embeddings.py
 EXPERIMENTS["fusion_musicnn"] = {"feature": ("cqt", "mel_stft", "musicnn"), "model": "Fusion", "args": {"width": 0},
                                  "training": RECIPE | {"low_pass": 0.0}}
+# Tags teach genre (tag_models.py): one encoder, trained on genres alone, on genres and sub-genres, or on sub-genres and
+# then taken over. What was taken over and tuned has had twice the training, hence tags_none_long.
+PLAIN = {"width": 0}        # statistics only, no ResNet
+TAGGED = {"feature": "mel128", "model": "EncoderClassifier", "args": PLAIN, "training": RECIPE}
+EXPERIMENTS |= {
+    "tags_none": TAGGED,
+    "tags_none_long": TAGGED | {"training": RECIPE | {"epochs": 2 * RECIPE["epochs"]}},
+    "tags_heads": TAGGED | {"model": "TwoHeads"},
+    "tags_aligned": TAGGED | {"model": "CoAligned"},
+    "tags_aligned_decoders": TAGGED | {"model": "CoAligned", "args": PLAIN | {"decoders": 1.0}},
+    "tags_probe": TAGGED | {"args": PLAIN | {"frozen": True}, "start": "tags_aligned",
+                            "training": RECIPE | {"epochs": 12, "weight_decay": 0.01}},
+    "tags_tuned": TAGGED | {"start": "tags_aligned"},
+    "tags_tuned_decoders": TAGGED | {"start": "tags_aligned_decoders"},
+}
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
     "no_resnet": {"args": {"width": 0}},

@@ -80,7 +80,8 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     except (TypeError, DataError):
         return ""                                           # the run reports invalid settings
     old = asdict(Training()) | old                          # it lacks settings that are off
-    differ = [key for key in new if key not in ("seed", "precision", "graph") and new[key] != old[key]]
+    differ = [key for key in new if key not in ("seed", "precision", "graph") and new[key] != old[key]
+              and (key, old[key]) != ("watch_test", 0)]         # test was not watched: nothing to lose
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 

@@ -82,7 +82,7 @@ def make_files(folder):
     import training
     from audio.cache import describe
     from audio.filling import make_plan
-    from classifier.network import export_run
+    from classifier.shipping import export_run
     from learning import runs
     from study.result_files import save_result, summarise_runs
 

@@ -333,6 +333,11 @@ def test_a_result_is_not_replaced_by_one_that_lacks_its_seeds_or_schedule(tiny, 
         with pytest.raises(DataError, match=f"chroma_cqt_square.json holds {words}: pass another --results-dir"):
             run_experiment("chroma_cqt_square", tiny, repeats, settings, **where)
     assert path.read_bytes() == before and not (tmp_path / "runs").exists()         # and nothing was trained for it
+    unwatched = json.loads(before)
+    unwatched["config"]["training"]["watch_test"] = 0                               # what lacks test_max loses nothing
+    (tmp_path / "unwatched.json").write_text(json.dumps(unwatched))
+    row = runner.find_row("chroma_cqt_square")
+    assert runner.would_be_lost(tmp_path / "unwatched.json", row, same, range(3)) == ""
     capsys.readouterr()
     quick, _ = runner.run_experiments(["chroma_cqt_square"], tiny, 1, **where)     # a notebook's quick look
     assert "and is kept" in capsys.readouterr().out and path.read_bytes() == before

@@ -8,10 +8,10 @@ from synthetic import make_collection
 import training
 from dataset import FeatureDataset, JointDataset
 from fma import DataError
-from fusion_models import Fusion
 from learning import runs
 from learning.augmentation import Augmentation
 from learning.inference import predict
+from resnet_models import Fusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEATURES = ("mel", "embedding")

@@ -18,10 +18,11 @@ QUICK = {   # parameters with which a notebook takes seconds
     "mel_cnn_architecture": {"epochs": 2},
     "cqt_cnn_architecture": {"epochs": 2, "repeats": 1},
     "crnn_architecture": {"epochs": 1, "feature": "mel128"},
-    "bbnn_architecture": {"epochs": 1},
+    "bbnn_architecture": {"epochs": 1, "feature": "mel128"},
     "results": {},
     "augmentation": {"epochs": 2, "repeats": 1},
     "feature_fusion": {},
+    "tags": {},
     "predict": {},
     "your_music": {"epochs": 2},
 }

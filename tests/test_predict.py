@@ -11,7 +11,7 @@ import soundfile
 from synthetic import RATE, ROOT, tone
 
 import predict
-from fma import run_command
+from fma import DataError, run_command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,6 +29,23 @@ def test_the_printed_table(capsys, run_dir, bad, song):
     assert status == 0 and len(lines) == 5 and err == ""
     assert lines[0].count("%") == 2 and lines[1].split()[0] == "0:00" and lines[3].split()[0] == "0:45"
     assert "text.mp3 " in lines[4] and "not classified: not audio that libsndfile " in lines[4]
+
+
+def test_none_of_these_is_an_answer():
+    found = {"file": "talk.wav", "genre": "none of these", "none": 0.973, "probabilities": {"Folk": 0.6, "Rap": 0.4}}
+    assert predict.as_line(found, 8, 1) == "talk.wav  none of these 97 %  (else Folk 60 %)"
+    assert predict.as_line(found | {"genre": "Folk", "note": "dull"}, 8, 2) == "talk.wav  Folk 60 %  Rap 40 %  (dull)"
+
+
+def test_the_network_that_answers_is_named(capsys, monkeypatch, song):
+    monkeypatch.setattr("classifier.network.find_musicnn", lambda: (_ for _ in ()).throw(DataError("none")))
+    for given, said in (([], "network fma: Electronic, "),
+                        (["--network", "allmusic"], "network allmusic_cqt: Blues, ")):
+        status, out, err = command(capsys, song, "--json", *given)
+        assert status == 0 and err.startswith(said) and ("pip install --no-deps musicnn" in err) == bool(given)
+        assert json.loads(out)[0]["network"] == said.split()[1].rstrip(":") and "none" in json.loads(out)[0]
+    with pytest.raises(SystemExit):
+        command(capsys, song, "--network", "fma", "--weights", "x")
 
 
 def test_a_name_that_is_not_utf8(capsys, run_dir, tmp_path, song):

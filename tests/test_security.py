@@ -80,7 +80,7 @@ def test_weights_that_are_really_a_pickle_run_nothing(finished, tmp_path, bomb, 
     with pytest.raises(DataError, match="seed0"):
         load_classifier(run_dir)
     for ending in (".json", ".safetensors"):
-        shutil.copy(ROOT / "weights" / f"statistics_resnet{ending}", tmp_path / f"mine{ending}")
+        shutil.copy(ROOT / "weights" / f"fma{ending}", tmp_path / f"mine{ending}")
     WAYS[way](bomb, tmp_path / "mine.safetensors")
     with pytest.raises(DataError, match="mine"):
         load_classifier(tmp_path / "mine")
@@ -267,7 +267,7 @@ def test_a_table_shows_names_and_acts_upon_none():
 
 
 def test_a_model_card_shows_names_and_acts_upon_none():
-    card = json.loads((ROOT / "weights" / "statistics_resnet.json").read_text(encoding="utf-8"))
+    card = json.loads((ROOT / "weights" / "fma.json").read_text(encoding="utf-8"))
     card["test"]["genres"] = dict(zip(EVIL, card["test"]["genres"].values(), strict=True))
     card["genres"] = EVIL
     assert_plain(model_card("mine", card))

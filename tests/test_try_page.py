@@ -24,7 +24,8 @@ from test_browser import page  # noqa: F401 - a fixture
 
 import demo as corpus
 from audio.transforms import mel128, resample
-from classifier.songs import classify, windows
+from classifier import outside
+from classifier.songs import NONE, classify, windows
 from fma import DataError
 
 TRY = ROOT / "docs" / "try"
@@ -121,13 +122,25 @@ def served():
 
 
 @built
-def test_the_page_answers_as_python_does(page, clips):
+def test_the_page_answers_as_python_does(page, clips, tmp_path):
+    noise, both = outside.noise(5), tmp_path / "both.wav"
+    music, rate = soundfile.read(clips[0], dtype="float32", always_2d=True)
+    soundfile.write(tmp_path / "noise.wav", noise, outside.RATE)
+    soundfile.write(both, np.concatenate([resample(music.mean(1), rate, outside.RATE), noise, noise]), outside.RATE)
+    clips = [*clips, tmp_path / "noise.wav", both]
     found, hosts = choose(page, (TRY / "index.html").as_uri(), clips)
     assert hosts <= {"", "null"}
     for path, answer in zip(clips, classify(clips, workers=1), strict=True):
-        for genre, probability in answer["probabilities"].items():
-            assert abs(found[path.name]["probabilities"][genre] - probability) < 0.01, path
-        assert [part["start"] for part in found[path.name]["course"]] == [part["start"] for part in answer["course"]]
+        own = found[path.name]
+        for mine, part in zip([own, *own["course"]], [answer, *answer["course"]], strict=True):
+            assert mine["probabilities"] == pytest.approx(part["probabilities"], abs=0.01), path
+            assert mine["none"] == pytest.approx(part["none"], abs=0.01) and mine.get("start") == part.get("start")
+            assert (mine["genre"] == NONE) == (part["genre"] == NONE) == (part["none"] > 0.5)
+    assert answer["genre"] == NONE != answer["course"][0]["genre"]          # the mean decides
+    card = page.locator("article", has_text="both.wav")
+    best = max(answer["probabilities"], key=answer["probabilities"].get)
+    assert card.locator("p.answer").inner_text().startswith(f"{NONE} {100 * answer['none']:.0f}\xa0% (else {best}\xa0")
+    assert card.locator("rect.refused").count() == 2 * 8
 
 
 @built
@@ -139,8 +152,7 @@ def test_a_folder_of_odd_files_from_a_server(page, served, tmp_path):
     for name, data in {"noise.mp3": rng.bytes(50_000), "empty.mp3": b"", "cover.jpg": b"\xff\xd8\xff",
                        "short.wav": encode(tone(0.5), 22_050, "WAV"),
                        "silence.flac": encode(np.zeros(44_100), 44_100, "FLAC"),
-                       "long.mp3": encode(tone(95, 44_100), 44_100, "MP3"),
-                       "none.wav": encode(tone(5, 44_100), 44_100, "WAV")}.items():
+                       "long.mp3": encode(tone(95, 44_100), 44_100, "MP3")}.items():
         (folder / name).write_bytes(data)
     if find_spec("av"):
         encode_with_av(folder / "song.m4a", tone(31, 44_100, channels=2), 44_100, "ipod", "aac")
@@ -159,9 +171,17 @@ def test_a_folder_of_odd_files_from_a_server(page, served, tmp_path):
     assert card.locator("audio").evaluate("player => player.duration") == pytest.approx(95, abs=0.1)
     assert card.locator("rect").count() == 4 * 8
 
-    page.evaluate("ABOUT.threshold = 1.1")
-    page.set_input_files("#files", folder / "none.wav")
-    page.get_by_text("None of these, closest: ").wait_for()
+
+@built
+def test_a_network_without_a_detector_always_answers_with_a_genre(page, tmp_path):
+    soundfile.write(tmp_path / "noise.wav", outside.noise(5), outside.RATE)
+    page.goto((TRY / "index.html").as_uri())
+    assert f"Other sounds are “{NONE}” if" in page.locator("#network").inner_text()
+    page.evaluate("delete ABOUT.threshold; begin()")
+    assert "It always answers with one of them" in page.locator("#network").inner_text()
+    page.set_input_files("#files", tmp_path / "noise.wav")
+    assert page.locator("p.answer strong").inner_text() in page.evaluate("ABOUT.labels")
+    assert NONE not in page.locator("article").inner_text()
 
 
 def test_a_package_of_npm_is_what_it_was(tmp_path, monkeypatch):

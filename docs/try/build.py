@@ -68,7 +68,7 @@ def about(network):
     import onnx
 
     found = {prop.key: prop.value for prop in onnx.load(network, load_external_data=False).metadata_props}
-    parsed = {"labels", "preprocessing", "threshold", "accuracy"} & set(found)
+    parsed = {"labels", "preprocessing", "accuracy", "threshold", "refused"} & set(found)
     found |= {key: json.loads(found[key]) for key in parsed}
     if found["feature"] != "mel128":
         raise DataError(f"the page computes mel128, the network needs {found['feature']}: export another network")

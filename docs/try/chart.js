@@ -3,6 +3,7 @@
 
 const Chart = (() => {
   const SVG = "http://www.w3.org/2000/svg", WIDTH = 600, HEIGHT = 120, SHOWN = 0.02;
+  const NONE = "none of these";     // as in classifier/songs.py
 
   function make(tag, attributes = {}, ...children) {
     const node = tag === "svg" || tag === "rect" || tag === "line" || tag === "title" ?
@@ -21,6 +22,10 @@ const Chart = (() => {
   const best = (probabilities, count) =>
     sorted(probabilities).slice(0, count).map(([genre, value]) => `${genre}\u00a0${percent(value)}`).join(", ");
 
+  // What follows `NONE`, and the same of any part of a song.
+  const refusal = ({ none, probabilities }) => ` ${percent(none)} (else ${best(probabilities, 3)})`;
+  const said = part => part.genre === NONE ? NONE + refusal(part) : best(part.probabilities, 3);
+
   function bars(probabilities, colours) {
     const list = make("ul", { class: "bars", "aria-label": "Probability of each genre" });
     const shown = sorted(probabilities).filter(([, value]) => value >= SHOWN);
@@ -37,26 +42,28 @@ const Chart = (() => {
     return list;
   }
 
-  // The parts of a song as [from, to, probabilities]; the last window overlaps the one before, and counts from its end.
+  // The parts of a song as [from, to, answer]; the last window overlaps the one before, and counts from its end.
   function parts(course, seconds, length) {
-    return course.map(({ start, probabilities }, k) => {
+    return course.map((part, k) => {
+      const { start } = part;
       const from = k && start < course[k - 1].start + seconds ? course[k - 1].start + seconds : start;
-      return [from, Math.min(start + seconds, length), probabilities];
+      return [from, Math.min(start + seconds, length), part];
     });
   }
 
-  // Stacked columns over time, a line where the player is, and below it the genres there. A click plays from there.
+  // Stacked columns over time, pale where none of the genres is the answer, a line where the player is, and below it the genres there. A click plays from there.
   function course(song, { labels, colours, preprocessing }, player) {
     const length = song.seconds, found = parts(song.course, preprocessing.seconds, length);
     const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
       "aria-label": `Genres over time, from 0:00 to ${clock(length)}; as numbers in the table below` });
     const x = time => WIDTH * time / length;
-    for (const [from, to, probabilities] of found) {
+    for (const [from, to, { genre: answer, probabilities }] of found) {
       let y = HEIGHT;
       for (const genre of labels) {
         const height = HEIGHT * probabilities[genre];
         y -= height;
-        svg.append(make("rect", { x: x(from), y, width: x(to) - x(from), height, fill: colours[genre] },
+        svg.append(make("rect", { x: x(from), y, width: x(to) - x(from), height, fill: colours[genre],
+          class: answer === NONE ? "refused" : "" },
           make("title", {}, `${clock(from)} to ${clock(to)}: ${genre} ${percent(probabilities[genre])}`)));
       }
     }
@@ -67,7 +74,7 @@ const Chart = (() => {
       const time = player.currentTime, part = found.find(([from, to]) => time >= from && time < to);
       line.setAttribute("x1", x(time));
       line.setAttribute("x2", x(time));
-      now.textContent = `${clock(time)}: ${part ? best(part[2], 3) : "silence"}`;
+      now.textContent = `${clock(time)}: ${part ? said(part[2]) : "silence"}`;
     };
     player.addEventListener("timeupdate", follow);
     svg.addEventListener("click", event => {
@@ -76,19 +83,22 @@ const Chart = (() => {
       player.play();
     });
     follow();
+    const pale = song.course.some(({ genre }) => genre === NONE) ? `; pale: ${NONE}` : "";
     const ends = make("p", { class: "axis", "aria-hidden": "true" }, make("span", {}, "0:00"),
-      make("span", {}, "click to play from there"), make("span", {}, clock(length)));
+      make("span", {}, `click to play from there${pale}`), make("span", {}, clock(length)));
     return make("div", { class: "course" }, svg, ends, now);
   }
 
   function table(song, { labels, preprocessing }) {
-    const heads = ["from", ...labels].map(name => make("th", { scope: "col" }, name));
-    const rows = parts(song.course, preprocessing.seconds, song.seconds).map(([from, , probabilities]) =>
+    const detected = song.none === undefined ? [] : [NONE];
+    const heads = ["from", ...labels, ...detected].map(name => make("th", { scope: "col" }, name));
+    const rows = parts(song.course, preprocessing.seconds, song.seconds).map(([from, , { probabilities, none }]) =>
       make("tr", {}, make("th", { scope: "row" }, clock(from)),
-        ...labels.map(genre => make("td", {}, percent(probabilities[genre])))));
+        ...[...labels.map(genre => probabilities[genre]), ...detected.map(() => none)]
+          .map(value => make("td", {}, percent(value)))));
     const whole = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
     return make("details", {}, make("summary", {}, "As a table"), make("div", { class: "scroll" }, whole));
   }
 
-  return { make, bars, course, table, best, percent, sorted };
+  return { NONE, make, bars, course, table, refusal, percent };
 })();

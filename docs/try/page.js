@@ -1,7 +1,7 @@
 // The page: takes files, has them answered one after another, and shows a card for each.
 "use strict";
 
-const { make, bars, course, table, best, percent, sorted } = Chart;
+const { NONE, make, bars, course, table, refusal, percent } = Chart;
 const at = id => document.getElementById(id);
 const SERVE = "run `python -m http.server -d docs/try` and open http://localhost:8000";
 
@@ -36,26 +36,29 @@ function startNetwork() {
 
 // The answer for a file, as predict.py --json gives it; `progress` is called with the share that is done.
 async function answer(file, address, ask, progress) {
-  const { labels, preprocessing: { seconds, sample_rate: usual } } = ABOUT;
-  const named = values => Object.fromEntries(labels.map((genre, k) => [genre, Math.round(1e4 * values[k]) / 1e4]));
+  const { labels, threshold, preprocessing: { seconds, sample_rate: usual } } = ABOUT;
+  const round = value => Math.round(1e4 * value) / 1e4;
+  const named = ({ probabilities, none }) => ({
+    genre: none > threshold ? NONE : labels[probabilities.indexOf(Math.max(...probabilities))],
+    probabilities: Object.fromEntries(labels.map((genre, k) => [genre, round(probabilities[k])])),
+    ...(threshold && { none: round(none) }) });
   const { audio, positive, notes } = await Decode.decode(
     file, address, Number.isInteger(usual) ? usual : 44100, mp3 => ask({ mp3 }));
   const rate = audio.sampleRate, places = Decode.windows(audio.length, rate, seconds), found = [];
-  const sum = new Float64Array(labels.length);
   let widest = 0;
   for (const [k, [start, end]] of places.entries()) {
     progress(k / places.length);
     const y = Decode.samples(audio, start, end, seconds, positive), said = await ask({ y, rate }, [y.buffer]);
     if (said.silent) continue;
     widest = Math.max(widest, said.bandwidth);
-    said.probabilities.forEach((value, genre) => { sum[genre] += value; });
-    found.push({ start: Math.round(100 * start / rate) / 100, probabilities: named(said.probabilities) });
+    found.push({ start: Math.round(100 * start / rate) / 100, ...said });
   }
   if (!found.length) throw new Error("silence");
   notes.push(...Decode.narrow(widest, (Number.isInteger(usual) ? usual : rate) / 2));
-  const probabilities = named(sum.map(value => value / found.length));
-  const [genre, most] = sorted(probabilities)[0];
-  return { genre: most < ABOUT.threshold ? "none of these" : genre, probabilities, course: found,
+  const mean = value => found.reduce((sum, said) => sum + value(said), 0) / found.length;
+  const whole = { probabilities: labels.map((genre, k) => mean(said => said.probabilities[k])),
+    none: mean(said => said.none) };
+  return { ...named(whole), course: found.map(({ start, ...said }) => ({ start, ...named(said) })),
     ...(notes.length ? { note: notes.join("; ") } : {}), seconds: audio.length / rate };
 }
 
@@ -122,8 +125,8 @@ async function work() {
 function show(song, card, address) {
   const player = make("audio", { controls: "", preload: "metadata", src: address, "aria-label": `Play ${song.file}` });
   const known = song.genre in song.probabilities;
-  card.append(make("p", { class: "answer" }, make("strong", {}, known ? song.genre : "None of these"),
-    known ? ` ${percent(song.probabilities[song.genre])}` : `, closest: ${best(song.probabilities, 1)}`));
+  card.append(make("p", { class: "answer" }, make("strong", {}, song.genre),
+    known ? ` ${percent(song.probabilities[song.genre])}` : refusal(song)));
   if (song.note) card.append(make("p", { class: "note" }, `Note: ${song.note}.`));
   card.append(player);
   const figure = make("div", { class: "figure" }, bars(song.probabilities, ABOUT.colours));
@@ -178,10 +181,12 @@ function begin() {
     say("The network is not here yet: run make page in a clone of the repository, and open it there.");
     return;
   }
-  const { labels, accuracy, threshold, preprocessing } = ABOUT;
+  const { labels, accuracy, threshold, refused, preprocessing } = ABOUT;
   at("network").textContent = `The network knows ${labels.length} genres: ${labels.join(", ")}.` +
-    (threshold ? "" : " It always answers with one of them.") +
-    (accuracy ? ` Of 100 clips by artists it has never heard, it is right on ${Math.round(100 * accuracy)}.` : "") +
+    (threshold ? ` Other sounds are “${NONE}” if they are like those it has learned: ${refused.join(", ")}.` :
+      " It always answers with one of them.") +
+    (accuracy ? " Of 100 clips by artists it has never heard, its most probable genre is right on " +
+      `${Math.round(100 * accuracy)}.` : "") +
     ` It hears ${preprocessing.seconds} seconds at a time; a song's answer is the mean.`;
   at("files").onchange = at("folder").onchange = choose;
   at("save").onclick = save;

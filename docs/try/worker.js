@@ -22,7 +22,7 @@ async function load() {
 
 const session = load();
 
-// What is known of a window: {silent}, or {probabilities, bandwidth}.
+// What is known of a window: {silent}, or {probabilities, bandwidth}, and {none} if the network has a detector.
 async function classify({ y, rate }) {
   const peak = y.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   if (!(peak <= LOUDEST)) throw new Error("samples that are not numbers, or too large to be sound");
@@ -30,8 +30,9 @@ async function classify({ y, rate }) {
   const given = ABOUT.preprocessing, target = Number.isInteger(given.sample_rate) ? given.sample_rate : rate;
   const mel = Spectrogram.mel128(Resample.resample(y, rate, target), target, given);
   const input = new ort.Tensor("float32", mel, [1, given.n_mels, given.frames_kept]);
-  const { probabilities } = await (await session).run({ clips: input });
-  return { probabilities: Array.from(probabilities.data), bandwidth: Spectrogram.bandwidth(y, rate) };
+  const { probabilities, none_of_these: none } = await (await session).run({ clips: input });
+  return { probabilities: Array.from(probabilities.data), bandwidth: Spectrogram.bandwidth(y, rate),
+    ...(none && { none: none.data[0] }) };
 }
 
 // The samples and the rate of an mp3, as libsndfile reads them too; nothing if there is any error in it.

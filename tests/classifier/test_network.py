@@ -12,9 +12,11 @@ import torch
 from synthetic import make_collection
 
 import training
+from classifier.calibration import calibration_error, fit_temperature, least_error
 from classifier.card import model_card
-from classifier.network import DEFAULT, calibration_error, export_run, fit_temperature, load_classifier
+from classifier.network import DEFAULT, NETWORKS, WEIGHTS, load_classifier, shipped
 from classifier.onnx_export import export_onnx
+from classifier.shipping import export_run
 from classifier.songs import classify
 from dataset import FeatureDataset
 from fma import DataError
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_exported_weights_say_what_the_run_says(run_dir, tmp_path, song):
     card = export_run(run_dir, tmp_path / "w" / "some")
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["some.json", "some.md", "some.safetensors"]
-    assert card["test"]["clips"] == 12 and set(card["calibration_error"]) == {"before", "after"}
+    assert card["test"]["clips"] == 12 and set(card["calibration_error"]) == {"before", "after", "least"}
     for path in ("some", "some.safetensors", "some.json"):
         exported = load_classifier(tmp_path / "w" / path)
         [found], [expected] = classify([song], exported), classify([song], load_classifier(run_dir))
@@ -93,11 +95,25 @@ def test_the_model_card_has_the_figures_of_the_export(run_dir, tmp_path):
     assert f"divided by {card['temperature']}" in text and "What it must not be used for" in text and "{" not in text
 
 
-def test_the_shipped_card_is_that_of_the_shipped_network():
-    card = json.loads(DEFAULT.with_suffix(".json").read_text(encoding="utf-8"))
-    assert DEFAULT.with_suffix(".md").read_text(encoding="utf-8") == model_card(DEFAULT.name, card, default=True)
-    assert DEFAULT.with_suffix(".safetensors").stat().st_size < 10_000_000
-    assert card["dataset"] == "fma_small" and card["feature"] == "mel128"
+@pytest.mark.parametrize("name", [name for names in NETWORKS.values() for name in names])
+def test_each_shipped_card_is_that_of_the_shipped_network(name):
+    path = WEIGHTS / name
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == model_card(name, card, default=path == DEFAULT)
+    assert path.with_suffix(".safetensors").stat().st_size < 10_000_000
+    rows = {row["sounds"]: row for row in card["none_of_these"]["table"]}
+    assert {"Classical", "noise", "speech"} <= set(rows) and len(card["genres"]) == 8
+    assert card["dataset"] == ("fma_small" if name == "fma" else "allmusic")
+
+
+def test_the_network_of_allmusic_is_the_best_that_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("ENCODERS_DIR", str(tmp_path))
+    (tmp_path / "musicnn").mkdir()
+    assert shipped("allmusic") == WEIGHTS / "allmusic_musicnn" and shipped("fma") == DEFAULT
+    monkeypatch.setenv("ENCODERS_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert shipped("allmusic") == WEIGHTS / "allmusic_cqt"
+    assert load_classifier("allmusic").config["feature"] == "cqt"
 
 
 GOLDEN = Path(__file__).parents[1] / "golden_probabilities.json"
@@ -142,6 +158,14 @@ def test_temperature_makes_sureness_match():
     assert calibration_error(chances, labels) < 0.03 < calibration_error(np.eye(5)[logits.argmax(1)], labels)
 
 
+def test_true_probabilities_have_an_error_too():
+    """As a perfect network would have on as many clips."""
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(4), 400)
+    found = [calibration_error(chances, np.array([rng.choice(4, p=p) for p in chances])) for _ in range(20)]
+    assert least_error(chances) == pytest.approx(np.mean(found), abs=0.006)
+
+
 def test_calibration_error_by_hand():
     probabilities = [[0.85, 0.15], [0.15, 0.85], [0.6, 0.4], [1.0, 0.0]]
     assert calibration_error(probabilities, [0, 0, 0, 0]) == pytest.approx((2 * 0.35 + 0.4 + 0) / 4)
@@ -154,20 +178,25 @@ def test_calibration_error_by_hand():
 def test_the_onnx_file_says_what_torch_says(tmp_path, run_dir, weights):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    classifier = load_classifier(DEFAULT if weights == "shipped" else run_dir)
-    line = export_onnx(tmp_path / "x.onnx", None if weights == "shipped" else run_dir)
-    assert str(tmp_path / "x.onnx") in line and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    detects = weights == "shipped"
+    classifier = load_classifier(DEFAULT if detects else run_dir)
+    line = export_onnx(tmp_path / "x.onnx", None if detects else run_dir)
+    assert str(tmp_path / "x.onnx") in line and line.endswith("none of these") == detects
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     rng = np.random.default_rng(1)
     for clips in (1, 2, 7):
         x = (-40 + 20 * rng.normal(size=(clips, 128, 128))).clip(-80, 0).astype(np.float32)
         x[0, :, :9] = x[0, :, 9:10]                         # equal values, at the median too
-        [found] = session.run(["probabilities"], {"clips": x})
+        found, *none = session.run(None, {"clips": x})
         np.testing.assert_allclose(found, classifier.probabilities(x), atol=1e-5)
+        np.testing.assert_allclose(none, [classifier.none_of_these(x)] * detects, atol=1e-5)
     noted = session.get_modelmeta().custom_metadata_map
     assert json.loads(noted["labels"]) == classifier.genres and noted["feature"] == "mel128"
     assert json.loads(noted["preprocessing"])["hop_length"] == 512
-    assert noted.get("accuracy") == ("0.4725" if weights == "shipped" else None)
+    assert noted.get("accuracy") == ("0.4725" if detects else None)
+    assert noted.get("threshold") == ("0.5" if detects else None)
+    assert json.loads(noted.get("refused", "[]")) == ["Classical", "noise", "speech"] * detects
 
 
 def test_export_names_the_package_that_is_missing(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from fma import DataError
 from learning import devices, steps
 from learning.devices import choose_precision, failure, gradient_scaler
 from learning.steps import learning_rate
+from tag_models import LEARN_TAGS
 from training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +97,7 @@ def narrow(tmp_path_factory):
 def test_every_network_learns_in_every_precision_of_this_machine(narrow, model, precision):
     dataset = JointDataset(narrow, ["cqt", "mfcc"]) if model == "Fusion" else FeatureDataset(narrow, "cqt")
     dataset.normalise()
+    dataset.tags = torch.eye(64, 105) if model in LEARN_TAGS else None
     torch.manual_seed(0)
     network, rows = training.MODELS[model](*dataset.shape, n_classes=4), torch.tensor(dataset.rows["training"][:4])
     lacking = failure(network, dataset.batch(rows)[0], precision, dataset.device)
@@ -153,6 +155,7 @@ def test_no_step_waits_for_a_result(large, model):
     several = model == "Fusion"
     dataset = JointDataset(large, ["cqt", "mfcc"]) if several else FeatureDataset(large, "cqt")
     dataset.normalise()
+    dataset.tags = torch.eye(64, 105) if model in LEARN_TAGS else None
     torch.manual_seed(0)
     network = training.MODELS[model](*dataset.shape, n_classes=4)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)      # Adam counts its steps on the CPU
