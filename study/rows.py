@@ -86,6 +86,7 @@ EXPERIMENTS |= {
     "tags_tuned": TAGGED | {"start": "tags_aligned"},
     "tags_tuned_decoders": TAGGED | {"start": "tags_aligned_decoders"},
 }
+EXPERIMENTS["recurrence_square"] = {"feature": "recurrence", "model": "SquareCNN"}     # of audio/recurrence.py
 INGREDIENTS = {
     "no_statistics": {"model": "ResNet"},
     "no_resnet": {"args": {"width": 0}},
