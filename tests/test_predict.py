@@ -38,7 +38,7 @@ def test_none_of_these_is_an_answer():
 
 
 def test_the_network_that_answers_is_named(capsys, monkeypatch, song):
-    monkeypatch.setattr("classifier.network.find_musicnn", lambda: (_ for _ in ()).throw(DataError("none")))
+    monkeypatch.setattr("audio.embeddings.find_musicnn", lambda: (_ for _ in ()).throw(DataError("none")))
     for given, said in (([], "network fma: Electronic, "),
                         (["--network", "allmusic"], "network allmusic_cqt: Blues, ")):
         status, out, err = command(capsys, song, "--json", *given)
