@@ -205,11 +205,7 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
     x = torch.cat([dataset.normalised(dataset.raw(rows)), classifier.normalised(sounds)])
     folds = np.concatenate([load_folds(data_dir, subset, dataset.tracks)[rows], fold_of_sound])
     kind = np.concatenate([np.full(len(rows), ""), kinds])
-    known = {part for genre in config["genres"] for part in (_kind(genre), *genre.split("/"))}  # AllMusic's Pop/Rock
-    other = ~np.isin(kind, ["", *known])
-    if len(np.unique(folds[other])) < 2:
-        raise DataError(f"{folder} has sounds that are of no known genre in {len(np.unique(folds[other]))} folds: put "
-                        "some into two folds at least")
+    other = _unknown(kind, folds, config["genres"], folder)
     said, detector = np.zeros(len(x)), _fit(x, kind, other, folds >= 0)
     for fold in np.unique(folds):
         judge = _fit(x, kind, other, (folds >= 0) & (folds != fold)) if fold >= 0 else detector
@@ -219,6 +215,15 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
         unheard[each] = _judge(_fit(x, kind, other, (folds >= 0) & (kind != each)), x[kind == each])
     judged = dict(zip(dataset.tracks.index[rows].tolist(), said[: len(rows)].tolist(), strict=True))
     return detector, judged, {each: said[kind == each] for each in np.unique(kinds).tolist()}, unheard
+
+
+def _unknown(kind, folds, genres, folder):
+    """Which sounds are of no known genre; a DataError unless each fold leaves some in the others."""
+    known = {part for genre in genres for part in (_kind(genre), *genre.split("/"))}        # AllMusic's Pop/Rock
+    other = ~np.isin(kind, ["", *known])
+    if (count := len(np.unique(folds[other]))) < 2:
+        raise DataError(f"{folder} has sounds of no known genre in {count} folds: put some into two at least")
+    return other
 
 
 def _fit(x, kind, other, chosen):
