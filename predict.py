@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from audio.embeddings import EMBEDDINGS
 from audio.sources import find_audio
 from audio.workers import hush_libraries
-from classifier.network import NETWORKS, read_config, shipped
+from classifier.network import NETWORKS, network_name, read_config, shipped
 from classifier.songs import NONE, classify
 from fma import ENDINGS, DataError, run_command
 
@@ -170,7 +170,7 @@ def run(songs, passed_over, args):
     if not args.weights:
         print(introduce(args.network), file=sys.stderr)
     try:
-        for each in answers(songs, args, str(args.weights or shipped(args.network).name)):
+        for each in answers(songs, args, network_name(args.weights or args.network)):
             found.append(each)
             print_answer(each, args, width)
     except KeyboardInterrupt:
@@ -212,6 +212,9 @@ def main(argv=None):
                         help="write the network, from the feature to probabilities and that of none of these, as ONNX")
     args = parser.parse_args(argv)
     args.network = args.network or "fma"        # not argparse's default, beside which it allows --weights
+    for option in ("weights", "resume", "export"):
+        if getattr(args, option) == "":         # from an unset variable: the option would be ignored
+            raise DataError(f"--{option} is empty: name a file, or leave the option out")
     if args.top < 1 or args.workers is not None and args.workers < 1:
         parser.error("--top and --workers must be at least 1")
     if not args.paths and not args.export:
@@ -221,7 +224,8 @@ def main(argv=None):
 
         weights = args.weights or shipped(args.network)
         if read_config(weights)["feature"] in EMBEDDINGS:
-            raise DataError(f"{weights} hears with another network, which --export does not write: use another")
+            raise DataError(f"{weights} hears with another network, which --export does not write: export another, "
+                            "for example with --weights allmusic_cqt")
         print(export_onnx(args.export, weights))
     if not args.paths:
         return 0

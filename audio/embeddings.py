@@ -148,6 +148,14 @@ def find_musicnn():
     return folder / "MSD_musicnn"
 
 
+def find_encoder(name):
+    """A DataError unless what an embedding of `EMBEDDINGS` needs is installed; of any other feature nothing."""
+    if name == "musicnn":
+        find_musicnn()
+    elif name in EMBEDDINGS and importlib.util.find_spec("transformers") is None:
+        raise DataError(f"{name} is read by the package transformers: pip install transformers")
+
+
 def _musicnn(device):
     import torch
 
@@ -173,11 +181,9 @@ def _hash(network):
 
 def _transformer(name, device):
     """CLAP, AST or MERT through transformers, with its preprocessor."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise DataError(f"{name} is read by the package transformers: pip install transformers") from error
+    find_encoder(name)
     import torch
+    import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

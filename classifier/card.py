@@ -5,6 +5,7 @@ References
 .. [1] M. Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv:1810.03993.
 """
 
+from classifier.network import NETWORKS
 from evaluation import format_accuracy, format_interval, largest_share
 from study.tables import format_table, plain_cell
 
@@ -76,7 +77,7 @@ to be sure should train on clips whose licences allow it.
 """
 
 
-def model_card(name, card, default=False):
+def model_card(name, card):
     """The model card of an export, as Markdown.
 
     Parameters
@@ -84,8 +85,6 @@ def model_card(name, card, default=False):
     name : str
     card : dict
         As `shipping.export_run` returns it.
-    default : bool
-        Whether predict.py uses this network by default.
 
     Returns
     -------
@@ -103,7 +102,7 @@ def model_card(name, card, default=False):
     epochs = card["training"].get("epochs")
     return text.format(
         name=name, count=len(genres), genres=", ".join(map(plain_cell, genres)),
-        use=f"`python predict.py song.mp3{'' if default else f' --weights weights/{name}'}` uses it.",
+        use=f"`python predict.py song.mp3 {_option(name)}",
         network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
         feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],
         seconds=f"{feature['seconds']} seconds" if "seconds" in feature else
@@ -130,6 +129,16 @@ def model_card(name, card, default=False):
         none=_none_of_these(card) if "none_of_these" in card else "",
         unknown="what is refused was learned from few kinds; the rest gets one of the genres all the same."
         if "none_of_these" in card else f"it gets one of the {len(genres)} all the same.")
+
+
+def _option(name):
+    """The option of predict.py that chooses a network, and when it does."""
+    for key, names in NETWORKS.items():
+        if name in names:
+            there = "" if name == names[0] else "not "
+            return f"--network {key}` uses it" + (
+                f" if the encoder of {names[0]} is {there}installed." if len(names) > 1 else ".")
+    return f"--weights weights/{name}` uses it."
 
 
 def _none_of_these(card):

@@ -8,18 +8,19 @@ classifier/shipping.py writes these of a run.
 """
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from audio.embeddings import EMBEDDINGS, find_musicnn, load_encoder
+from audio.embeddings import EMBEDDINGS, find_encoder, load_encoder
 from classifier.calibration import fit_temperature, log_probabilities
 from fma import DataError
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 NETWORKS = {"fma": ("fma",), "allmusic": ("allmusic_musicnn", "allmusic_cqt")}  # the first whose encoder is installed
+NAMES = [name for names in NETWORKS.values() for name in names]
 DEFAULT = WEIGHTS / "fma"
 DETECTOR = "detector."          # what the names of its weights begin with
 
@@ -97,12 +98,17 @@ class Classifier:
 def shipped(name):
     """``weights/<name>`` of a key of `NETWORKS`: of several networks the first whose encoder is installed."""
     for each in NETWORKS[name][:-1]:
-        try:
-            find_musicnn()
+        feature = read_config(WEIGHTS / each)["feature"]
+        with suppress(DataError):
+            find_encoder(feature)
             return WEIGHTS / each
-        except DataError:
-            continue
     return WEIGHTS / NETWORKS[name][-1]
+
+
+def network_name(path):
+    """What answers call a network: a shipped one by its own name, any other as it is named."""
+    found = _files(path)[0]
+    return found.name if found.name in NAMES and found.resolve().parent == WEIGHTS else str(path)
 
 
 def load_classifier(path=DEFAULT):
@@ -111,7 +117,8 @@ def load_classifier(path=DEFAULT):
     Parameters
     ----------
     path : path-like
-        A key of `NETWORKS`, ``weights/<name>``, with or without ``.safetensors``, or the folder of a run.
+        A key of `NETWORKS` or a name among its values, ``weights/<name>``, with or without ``.safetensors``, or the
+        folder of a run.
 
     Returns
     -------
@@ -149,13 +156,22 @@ def read_config(path=DEFAULT):
 
 def _files(path):
     """What a name stands for: its path, the files of its config and weights, and the remedy if these are damaged."""
-    path = shipped(path) if isinstance(path, str) and path in NETWORKS else Path(path)
+    if isinstance(path, str) and path in (*NETWORKS, *NAMES):
+        path = shipped(path) if path in NETWORKS else WEIGHTS / path
+    path = Path(path)
     if path.is_dir():
         return path, path / "config.json", path / "model.safetensors", f"delete {path} and train again"
-    path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    path = without_ending(path)
     if not _beside(path, ".json").is_file():
-        raise DataError(f"{path} is neither exported weights nor the folder of a run")
+        raise DataError(f"{path} is neither exported weights nor the folder of a run: name one, or a shipped network "
+                        f"({', '.join(sorted({*NETWORKS, *NAMES}))})")
     return path, _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
+
+
+def without_ending(path):
+    """The name of exported weights, of which one of the files may be named: Path."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 
 @contextmanager
@@ -247,8 +263,10 @@ def _require_encoder(path, config):
     """An error unless the encoder that the network was trained on, if it was on one, is installed."""
     if config["feature"] in EMBEDDINGS:
         trained_on = config["feature_parameters"]["weights_sha256"]
-        if load_encoder(config["feature"]).weights != trained_on:
-            raise DataError(f"{path} was trained on {config['feature']} with other weights ({trained_on}): use those")
+        if (found := load_encoder(config["feature"]).weights) != trained_on:
+            raise DataError(f"{path} was trained on {config['feature']} with the weights {trained_on}, not with those "
+                            f"found here ({found}): name the folder of the right ones as ENCODERS_DIR, or choose "
+                            "another network, for example --weights allmusic_cqt")
 
 
 def _load_tensors(path, network, detector=None):

@@ -61,8 +61,11 @@ def export_onnx(path, weights=None):
     Raises
     ------
     DataError
-        If a package is missing, ONNX lacks an operation of the network, or the file says anything else than torch.
+        If the path is a folder, a package is missing, ONNX lacks an operation of the network, or the file says
+        anything else than torch.
     """
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder: name a file in it, for example {Path(path) / 'genres.onnx'}")
     try:
         import onnx  # noqa: F401
         import onnxruntime

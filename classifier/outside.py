@@ -66,10 +66,19 @@ def speak(path, number, text):
 
 
 def make(folder, music):
-    """Make noise and speech, and link the music of a collection with folds; what is there already stays."""
+    """Make noise and speech, and link the music of a collection with folds; what is there already stays.
+
+    Returns
+    -------
+    int
+        How many tracks of the collection are left out, since they have no genre or are in no fold.
+    """
     import soundfile
 
-    folder, text = Path(folder), (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    tracks = load_tracks(music)
+    tracks = tracks.assign(fold=load_folds(music, "small", tracks))
+    used = tracks[tracks["genre"].notna() & (tracks["fold"] >= 0)]
+    folder, text, linked = Path(folder), (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"), set()
     text = " ".join(text.replace("|", " ").split())
     for number in range(EACH):
         for kind, fold in (("noise", number % FOLDS), ("speech", number % len(VOICES) // 2)):
@@ -79,12 +88,22 @@ def make(folder, music):
                 soundfile.write(path, noise(number), RATE, subtype="FLOAT")
             elif not path.exists():
                 speak(path, number, text)
-    tracks = load_tracks(music)
-    for (track, file), fold in zip(audio_paths(music, tracks).items(), load_folds(music, "small", tracks), strict=True):
-        link = folder / str(fold % FOLDS) / str(tracks["genre"][track]) / file.name
+    for track, file in audio_paths(music, used).items():
+        link = folder / str(used["fold"][track] % FOLDS) / _kind(used["genre"][track]) / file.name
+        if link in linked:                      # another file of this name, of another folder
+            link = link.with_name(f"{track}-{file.name}")
+        linked.add(link)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
+        if link.is_symlink() and os.readlink(link) != os.path.abspath(file):
+            link.unlink()
+        if not os.path.lexists(link):
             link.symlink_to(os.path.abspath(file))
+    return len(tracks) - len(used)
+
+
+def _kind(genre):
+    """The folder of a genre, whose name may hold a slash."""
+    return str(genre).replace("/", "-")
 
 
 # ---------------------------------------------------------------- what a network would hear of them
@@ -102,28 +121,47 @@ def hear(folder, config):
     from audio.cache import PART, save_whole
 
     seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
-    files = sorted(path for path in Path(folder).glob("*/*/*") if path.suffix != ".npz")
-    if not files:
-        raise DataError(f"{folder} holds no clips: python -m classifier.outside {folder} --music data/emotify")
-    names, feature, usual = [str(path.relative_to(folder)) for path in files], config["feature"], usual_rate(config)
+    files, feature, usual = _clips(Path(folder)), config["feature"], usual_rate(config)
     kept = Path(folder) / f"{feature}_{usual or 'own'}_{seconds:g}s.npz"
-    there = np.load(kept) if kept.is_file() else {"names": np.array([]), "x": []}
-    heard = dict(zip(there["names"].tolist(), there["x"], strict=True))
-    for name in progress_bar([name for name in names if name not in heard], unit="clip", leave=False):
-        _, x, _ = clip_features(Path(folder) / name, feature, usual, seconds)
+    heard = _heard(kept) if kept.is_file() else {}
+    new = [key for key in files if key not in heard]
+    for key in progress_bar(new, unit="clip", leave=False):
+        _, x, _ = clip_features(files[key], feature, usual, seconds)
         if isinstance(x, str):
-            raise DataError(f"{folder}/{name}: {x}: delete it")
-        heard[name] = x[0].astype(np.float32)
-    x = np.stack([heard[name] for name in names])
+            raise DataError(f"{files[key]}: {x}: delete it")
+        heard[key] = x[0].astype(np.float32)
+    x = np.stack([heard[key] for key in files])
 
     def write(path):
         with open(path, "wb") as file:
-            np.savez(file, names=np.array(names), x=x)
+            np.savez(file, names=np.array(list(files)), x=x)
 
-    if there["names"].tolist() != names:
+    if new or len(heard) > len(files):
         save_whole(kept, write)
-    folds, kinds = zip(*(Path(name).parts[:2] for name in names), strict=True)
+    folds, kinds = zip(*(path.parts[-3:-1] for path in files.values()), strict=True)
     return x, np.array(kinds), np.array(folds, dtype=int)
+
+
+def _clips(folder):
+    """The clips in a folder, by name, size and time of change: dict of str to Path."""
+    found = {}
+    for path in sorted(folder.glob("*/*/*")):
+        fold, kind, name = path.parts[-3:]
+        if not (fold.isdecimal() and path.is_file()):
+            raise DataError(f"{path} is no clip: delete it, the layout is {folder}/<fold: 0, 1, ...>/<kind>/<file>")
+        found[f"{fold}/{kind}/{name} {path.stat().st_size} {path.stat().st_mtime_ns}"] = path
+    if not found:
+        raise DataError(f"{folder} holds no clips: python -m classifier.outside {folder} --music data/emotify")
+    return found
+
+
+def _heard(kept):
+    """What `hear` has kept: dict of str to ndarray."""
+    try:
+        with np.load(kept, allow_pickle=False) as there:
+            return dict(zip(there["names"].tolist(), there["x"], strict=True))
+    except Exception as error:                  # of a damaged archive there is any
+        raise DataError(f"{kept} is damaged: delete it, and the clips are heard again") from error
 
 
 # ---------------------------------------------------------------- the detector
@@ -167,31 +205,45 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
     x = torch.cat([dataset.normalised(dataset.raw(rows)), classifier.normalised(sounds)])
     folds = np.concatenate([load_folds(data_dir, subset, dataset.tracks)[rows], fold_of_sound])
     kind = np.concatenate([np.full(len(rows), ""), kinds])
-    known = {part for genre in config["genres"] for part in genre.split("/")}       # AllMusic's Pop/Rock
-    other = ~np.isin(kind, ["", *known])
-
-    def fit(chosen):
-        weights, sounds = np.zeros(len(x)), [chosen & (kind == each) for each in np.unique(kind[other & chosen])]
-        own = [chosen & (kind == ""), chosen & (kind != "") & ~other]
-        for parts in (own, sounds):
-            parts = [part for part in parts if part.any()]
-            for part in parts:
-                weights[part] = 1 / (len(parts) * part.sum())
-        used = weights > 0
-        return fit_linear(x[used], other[used].astype(int), weights[used])
-
-    def judge(detector, chosen):
-        with torch.inference_mode():
-            return torch.cat([detector(part).softmax(1)[:, 1] for part in x[chosen].split(256)]).numpy()
-
-    said, detector = np.zeros(len(x)), fit(folds >= 0)
+    other = _unknown(kind, folds, config["genres"], folder)
+    said, detector = np.zeros(len(x)), _fit(x, kind, other, folds >= 0)
     for fold in np.unique(folds):
-        said[folds == fold] = judge(fit((folds >= 0) & (folds != fold)) if fold >= 0 else detector, folds == fold)
+        judge = _fit(x, kind, other, (folds >= 0) & (folds != fold)) if fold >= 0 else detector
+        said[folds == fold] = _judge(judge, x[folds == fold])
     unheard = dict.fromkeys(np.unique(kind[other]).tolist(), np.array([np.nan]))
     for each in unheard if len(unheard) > 1 else ():
-        unheard[each] = judge(fit((folds >= 0) & (kind != each)), kind == each)
+        unheard[each] = _judge(_fit(x, kind, other, (folds >= 0) & (kind != each)), x[kind == each])
     judged = dict(zip(dataset.tracks.index[rows].tolist(), said[: len(rows)].tolist(), strict=True))
     return detector, judged, {each: said[kind == each] for each in np.unique(kinds).tolist()}, unheard
+
+
+def _unknown(kind, folds, genres, folder):
+    """Which sounds are of no known genre; a DataError unless each fold leaves some in the others."""
+    known = {part for genre in genres for part in (_kind(genre), *genre.split("/"))}        # AllMusic's Pop/Rock
+    other = ~np.isin(kind, ["", *known])
+    if (count := len(np.unique(folds[other]))) < 2:
+        raise DataError(f"{folder} has sounds of no known genre in {count} folds: put some into two at least")
+    return other
+
+
+def _fit(x, kind, other, chosen):
+    """A detector of the chosen clips, with the weights that `fit_detector` describes."""
+    weights, sounds = np.zeros(len(x)), [chosen & (kind == each) for each in np.unique(kind[other & chosen])]
+    own = [chosen & (kind == ""), chosen & (kind != "") & ~other]
+    for parts in (own, sounds):
+        parts = [part for part in parts if part.any()]
+        for part in parts:
+            weights[part] = 1 / (len(parts) * part.sum())
+    used = weights > 0
+    return fit_linear(x[used], other[used].astype(int), weights[used])
+
+
+def _judge(detector, x):
+    """The probability of none of these for each clip."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([detector(part).softmax(1)[:, 1] for part in x.split(256)]).numpy()
 
 
 def main(argv=None):
@@ -199,8 +251,9 @@ def main(argv=None):
     parser.add_argument("folder")
     parser.add_argument("--music", required=True, help="a collection with folds, of which some genres are unknown")
     args = parser.parse_args(argv)
-    make(args.folder, args.music)
-    print(f"{args.folder}: {sum(1 for _ in Path(args.folder).glob('*/*/*'))} clips")
+    out = make(args.folder, args.music)
+    print(f"{args.folder}: {sum(1 for _ in Path(args.folder).glob('*/*/*'))} clips"
+          + (f"; {out} tracks of {args.music} are left out: no genre, or in no fold" if out else ""))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import numpy as np
 from audio.cache import save_text, save_whole
 from classifier.calibration import calibration_error, fit_temperature, least_error, log_probabilities
 from classifier.card import model_card
-from classifier.network import DEFAULT, DETECTOR, Classifier, read_config
+from classifier.network import DETECTOR, Classifier, read_config, without_ending
 from classifier.outside import THRESHOLD, fit_detector
 from evaluation import bootstrap_interval, summarise
-from fma import DataError, add_data_options, find_data, run_command
+from fma import DataError, add_data_options, run_command
 from learning.runs import fold_runs, is_finished, known_artists, load_config, load_probabilities, load_weights
 
 STEPS = (0.3, 0.5, 0.7, 0.9)        # thresholds that the card compares
@@ -34,7 +34,7 @@ def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subse
     ----------
     run_dir : path-like
     path : path-like
-        Without an extension.
+        With or without one of the endings.
     folds_dir : path-like, optional
         ``seed<k>_folds`` of the same network, of which none has learned the run's test clips.
     outside : path-like, optional
@@ -50,8 +50,15 @@ def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subse
     """
     from safetensors.torch import load_file, save
 
-    run_dir, path = Path(run_dir), Path(path)
+    run_dir, path = Path(run_dir), without_ending(path)
+    if not path.name:
+        raise DataError(f"{path} names no weights: name them, for example weights/mine")
+    if outside and not data_dir:
+        raise DataError(f"the detector learns from {outside} and from the network's own clips: pass --data-dir")
     config = read_config(run_dir)
+    if not folds_dir and "epochs" not in config["training"]:
+        raise DataError(f"{run_dir} has no validation to fit its temperature on: pass --folds, with "
+                        "seed<k>_folds of the same experiment")
     answers = _fold_answers(run_dir, config, folds_dir) if folds_dir else None
     card = {**config, **calibrate(run_dir, answers)}
     tensors = load_file(run_dir / "model.safetensors")
@@ -59,7 +66,7 @@ def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subse
         detector, card["none_of_these"] = _refusals(run_dir, config, answers, outside, data_dir, subset, features_dir)
         tensors |= {DETECTOR + name: value for name, value in detector.state_dict().items()}
     texts = {".json": json.dumps(card, indent=1) + "\n",
-             ".md": model_card(path.name, card, default=path.name == DEFAULT.name)}
+             ".md": model_card(path.name, card)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path.with_name(f"{path.name}.safetensors"), lambda temporary: temporary.write_bytes(save(tensors)))
     for ending, text in texts.items():
@@ -158,8 +165,10 @@ def main(argv=None):
     add_data_options(parser)
     parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     args = parser.parse_args(argv)
-    data_dir = find_data(args.data_dir) if args.outside else None
-    card = export_run(args.run_dir, args.path, args.folds, args.outside, data_dir, args.subset, args.features_dir)
+    if "" in (args.run_dir, args.path, args.folds, args.outside):       # from an unset variable
+        raise DataError("an empty argument names no file: name it, or leave its option out")
+    card = export_run(args.run_dir, args.path, args.folds, args.outside, args.data_dir, args.subset,
+                      args.features_dir)
     error = {name: f"{100 * value:.1f} %" for name, value in card["calibration_error"].items()}
     print(f"{args.path}: test accuracy {100 * card['test']['accuracy']:.1f} %, temperature {card['temperature']:.2f}, "
           f"calibration error {error['before']} before, {error['after']} after (true probabilities: {error['least']})")

@@ -156,14 +156,23 @@ def leak_warning(count):
 
 def leave_test_out(data_dir, folder):
     """Link a collection and its cache into a folder, with folds drawn of its training and validation clips alone."""
+    if not str(folder) or Path(folder).resolve() == Path(data_dir).resolve():
+        raise DataError(f"{str(folder)!r} is not a new folder: name one beside {data_dir}")
     data_dir, folder = Path(data_dir), Path(folder)
     metadata, tracks = folder / "fma_metadata", load_tracks(data_dir)
+    if "fold" in tracks:                # which `load_folds` would use, with the test in them
+        raise DataError(f"{data_dir}/fma_metadata/tracks.csv has folds of its own, in the column set,fold: write -1 "
+                        "there for the tracks of the test, in a copy of the collection")
+    links = {folder / "features": data_dir / "features",
+             metadata / "tracks.csv": data_dir / "fma_metadata" / "tracks.csv"}
+    for link, source in links.items():
+        if os.path.lexists(link) and link.resolve() != source.resolve():
+            raise DataError(f"{link} belongs to another collection than {data_dir}: name a new folder")
+    folds = draw_folds(tracks[tracks["split"] != "test"]).reindex(tracks.index, fill_value=-1)
     metadata.mkdir(parents=True, exist_ok=True)
-    for source, link in ((data_dir / "features", folder / "features"),
-                         (data_dir / "fma_metadata" / "tracks.csv", metadata / "tracks.csv")):
+    for link, source in links.items():
         if not link.is_symlink():
             link.symlink_to(os.path.abspath(source))
-    folds = draw_folds(tracks[tracks["split"] != "test"]).reindex(tracks.index, fill_value=-1)
     save_whole(metadata / "folds.csv", lambda temporary: folds.to_csv(temporary, lineterminator="\n"))
     return folds
 

@@ -11,6 +11,7 @@ import soundfile
 from synthetic import RATE, ROOT, tone
 
 import predict
+from classifier.network import WEIGHTS, network_name
 from fma import DataError, run_command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +39,7 @@ def test_none_of_these_is_an_answer():
 
 
 def test_the_network_that_answers_is_named(capsys, monkeypatch, song):
-    monkeypatch.setattr("classifier.network.find_musicnn", lambda: (_ for _ in ()).throw(DataError("none")))
+    monkeypatch.setattr("audio.embeddings.find_musicnn", lambda: (_ for _ in ()).throw(DataError("none")))
     for given, said in (([], "network fma: Electronic, "),
                         (["--network", "allmusic"], "network allmusic_cqt: Blues, ")):
         status, out, err = command(capsys, song, "--json", *given)
@@ -163,6 +164,12 @@ def test_a_resumed_command_goes_on_and_prints_all(capsys, monkeypatch, many, tmp
     assert command(capsys, many, "--resume", file)[1].count("Rock 100 %") == 5 and len(stopped.asked[2]) == 1
 
 
+def test_a_shipped_network_has_one_name(run_dir):
+    for given in ("fma", WEIGHTS / "fma", f"{WEIGHTS}/fma.safetensors"):
+        assert network_name(given) == "fma"
+    assert network_name("allmusic_cqt") == "allmusic_cqt" and network_name(run_dir) == str(run_dir)
+
+
 @pytest.mark.parametrize("content", ["no answers\n", '{"a": 1}\n', '[1, 2]', '{"file": "x", "network": "other"}\n'])
 def test_no_other_file_is_written_over(capsys, many, tmp_path, content):
     (tmp_path / "x").write_text(content)
@@ -172,7 +179,11 @@ def test_no_other_file_is_written_over(capsys, many, tmp_path, content):
 
 @pytest.mark.parametrize("given, message", [
     (["nothing.mp3"], "nothing.mp3 not found"), (["."], "holds no audio file"),
-    (["x.wav", "--weights", "none"], "none is neither exported weights nor the folder of a run"),
+    (["x.wav", "--weights", "none"], "none is neither exported weights nor the folder of a run: name one, or a shipped "
+     "network (allmusic, allmusic_cqt, allmusic_musicnn, fma)"),
+    (["x.wav", "--weights", ""], "--weights is empty"), (["x.wav", "--resume", ""], "--resume is empty"),
+    (["--export", ""], "--export is empty"), (["--export", "."], ". is a folder: name a file in it"),
+    (["--export", "x.onnx", "--weights", "allmusic_musicnn"], "for example with --weights allmusic_cqt"),
 ])
 def test_wrong_arguments_are_one_line(capsys, tmp_path, monkeypatch, given, message):
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))        # for the modules of the repository
 
+from audio.cache import save_text  # noqa: E402
 from classifier.onnx_export import export_onnx  # noqa: E402
 from fma import ENDINGS, DataError, run_command  # noqa: E402
 from plots.style import genre_colours  # noqa: E402
@@ -89,7 +90,7 @@ def main():
         }
     (HERE / "built").mkdir(exist_ok=True)
     for name, text in scripts.items():
-        (HERE / "built" / name).write_text(text + "\n", encoding="utf-8")
+        save_text(HERE / "built" / name, text + "\n")
     print(f"{HERE / 'index.html'}: open it in a browser ({sum(map(len, scripts.values())) / 1e6:.1f} MB)")
 
 

@@ -84,7 +84,8 @@ const Decode = (() => {
   // `readMp3` gives {y, rate} of the bytes of an mp3, or {} if it does not read it.
   async function decode(file, address, usual, readMp3) {
     if (!file.size) throw new Error("the file is empty");
-    if (await duration(address) > LONGEST) {
+    const seconds = await duration(address);
+    if (Number.isFinite(seconds) && seconds > LONGEST) {        // Infinity is that of a recording made in a browser
       throw new Error("longer than 2 hours, too much for a browser's memory: predict.py reads it in parts");
     }
     const content = await file.arrayBuffer().catch(() => { throw new Error("it cannot be read"); });

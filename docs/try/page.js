@@ -113,6 +113,7 @@ async function work() {
       show(song, card, address);
     } catch (error) {
       song.error = error.message;
+      URL.revokeObjectURL(address);
       card.append(make("p", { class: "error" }, `No answer: ${song.error}.`));
     }
     bar.remove();

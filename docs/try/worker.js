@@ -37,19 +37,23 @@ async function classify({ y, rate }) {
 
 // The samples and the rate of an mp3, as libsndfile reads them too; nothing if there is any error in it.
 async function readMp3(bytes) {
-  const decoder = new self["mpg123-decoder"].MPEGDecoder(), parts = [];
+  const decoder = new self["mpg123-decoder"].MPEGDecoder(), parts = [], print = console.error;
   let length = 0, rate = 0, failed = false;
   console.error = () => { failed = true; };     // this build gives errors no name, but prints each
-  await decoder.ready;
-  for (let at = 0; at < bytes.length && !failed; at += 1 << 18) {
-    const { channelData: [left, right], samplesDecoded, sampleRate } = decoder.decode(bytes.subarray(at, at + (1 << 18)));
-    if (!samplesDecoded) continue;
-    failed = failed || rate && rate !== sampleRate;
-    rate = sampleRate;
-    length += samplesDecoded;
-    parts.push(left.map((value, k) => 0.5 * value + 0.5 * right[k]));
+  try {
+    await decoder.ready;
+    for (let at = 0; at < bytes.length && !failed; at += 1 << 18) {
+      const part = decoder.decode(bytes.subarray(at, at + (1 << 18))), [left, right] = part.channelData;
+      if (!part.samplesDecoded) continue;
+      failed = failed || rate && rate !== part.sampleRate;
+      rate = part.sampleRate;
+      length += part.samplesDecoded;
+      parts.push(left.map((value, k) => 0.5 * value + 0.5 * right[k]));
+    }
+  } finally {
+    console.error = print;
+    decoder.free();
   }
-  decoder.free();
   if (failed || !length) return {};
   const y = new Float32Array(length);
   parts.reduce((at, part) => (y.set(part, at), at + part.length), 0);

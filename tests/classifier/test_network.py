@@ -99,7 +99,7 @@ def test_the_model_card_has_the_figures_of_the_export(run_dir, tmp_path):
 def test_each_shipped_card_is_that_of_the_shipped_network(name):
     path = WEIGHTS / name
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == model_card(name, card, default=path == DEFAULT)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == model_card(name, card)
     assert path.with_suffix(".safetensors").stat().st_size < 10_000_000
     rows = {row["sounds"]: row for row in card["none_of_these"]["table"]}
     assert {"Classical", "noise", "speech"} <= set(rows) and len(card["genres"]) == 8

@@ -12,7 +12,7 @@ from synthetic import RATE, make_collection, tone
 
 import training
 from audio.transforms import mel128
-from classifier import outside
+from classifier import outside, shipping
 from classifier.calibration import fit_temperature, log_probabilities
 from classifier.linear import fit_linear, fit_runs
 from classifier.network import load_classifier
@@ -124,6 +124,64 @@ def test_a_kind_that_is_silent_is_named(sounds, tones, tmp_path):
         hear(tmp_path / "s", runs.load_config(tones[1]))
     with pytest.raises(DataError, match="holds no clips: python -m classifier.outside"):
         hear(tmp_path / "nothing", runs.load_config(tones[1]))
+
+
+def test_a_clip_that_was_replaced_is_heard_again_and_what_is_no_clip_is_named(sounds, tones, tmp_path):
+    config, folder = runs.load_config(tones[1]), tmp_path / "s"
+    for name in ("0/noise/0.wav", "1/noise/1.wav"):
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(sounds / name, folder / name)
+    before = hear(folder, config)[0]
+    shutil.copy(sounds / "0" / "clicks" / "0.wav", folder / "0" / "noise" / "0.wav")
+    after = hear(folder, config)[0]
+    assert not np.array_equal(before[0], after[0]) and np.array_equal(before[1], after[1])
+    next(folder.glob("*.npz")).write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match="npz is damaged: delete it"):
+        hear(folder, config)
+    for name in ("x/noise/a.wav", "0/Pop/Rock/a.wav"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        with pytest.raises(DataError, match="is no clip: delete it, the layout is"):
+            hear(folder, config)
+        shutil.rmtree(folder / name.rpartition("/")[0])
+
+
+def test_sounds_in_one_fold_alone_are_refused(sounds, tones, tmp_path):
+    shutil.copytree(sounds / "0", tmp_path / "s" / "0")
+    with pytest.raises(DataError, match="has sounds of no known genre in 1 folds: put some into two at least"):
+        fit_detector(load_classifier_of(tones[1]), tones[0], tmp_path / "s")
+
+
+def test_music_is_linked_whatever_its_genres_and_files_are_called(tmp_path, monkeypatch):
+    """Also where two files have one name; tracks without a genre or a fold are counted, and left out."""
+    monkeypatch.setattr(outside, "EACH", 0)
+    data = make_collection(tmp_path / "tiny", features=())
+    path = data / "fma_metadata" / "tracks.csv"
+    tracks = pd.read_csv(path, index_col=0, header=[0, 1])
+    tracks["track", "genre_top"] = ["Pop/Rock", None, *["Folk"] * 62]
+    tracks["track", "file"] = [f"{k}/same.wav" for k in range(64)]
+    tracks["set", "fold"] = [*range(5), -1, *[0] * 58]
+    tracks.to_csv(path)
+    for _ in range(2):
+        assert outside.make(tmp_path / "o", data) == 2
+        links = list((tmp_path / "o").glob("*/*/*"))
+        assert len(links) == len({link.readlink() for link in links}) == 62 and all(link.is_symlink() for link in links)
+    assert (tmp_path / "o" / "0" / "Pop-Rock" / "same.wav").readlink() == data / "0" / "same.wav"
+
+
+def test_what_cannot_be_shipped_is_one_line(tones, sounds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, run_dir, folds_dir = map(str, tones)
+    for given, words in ((["", "--folds", folds_dir], "an empty argument"),
+                         ([".", "--folds", folds_dir], "names no weights"),
+                         (["w"], "has no validation to fit its temperature on: pass --folds"),
+                         (["w", "--folds", folds_dir, "--outside", str(sounds)], "pass --data-dir"),
+                         (["w", "--folds", folds_dir, "--outside", ""], "an empty argument")):
+        with pytest.raises(DataError, match=words):
+            shipping.main([run_dir, *given])
+    assert not list(tmp_path.iterdir())
+    shipping.main([run_dir, "w/a.json", "--folds", folds_dir])
+    assert {path.name for path in (tmp_path / "w").iterdir()} == {"a.json", "a.md", "a.safetensors"}
 
 
 def test_folds_of_another_network_or_that_have_learned_the_test_are_refused(tones, run_dir, tmp_path):

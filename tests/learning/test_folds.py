@@ -13,7 +13,7 @@ import training
 from dataset import FeatureDataset, JointDataset
 from fma import SPLITS, DataError, load_tracks
 from learning import folds, runs, steps
-from learning.folds import draw_folds, load_folds, take_fold
+from learning.folds import draw_folds, leave_test_out, load_folds, take_fold
 from training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +124,20 @@ def test_a_fold_that_is_not_there_and_too_few_artists_are_one_line(four, drawn):
     tracks = load_tracks(drawn)
     with pytest.raises(DataError, match="of 4 artists: 5 folds need 5 artists"):
         draw_folds(tracks[tracks["artist_id"] < 104])
+
+
+def test_a_folder_that_links_would_spoil_is_refused_before_anything_is_written(drawn, four, tmp_path):
+    shutil.rmtree(drawn / "features")
+    before = sorted(tmp_path.rglob("*"))
+    for data, folder, words in ((drawn, drawn, "is not a new folder"), (drawn, "", "is not a new folder"),
+                                (drawn, four, "belongs to another collection"),
+                                (four, tmp_path / "new", "has folds of its own")):
+        with pytest.raises(DataError, match=words):
+            leave_test_out(data, folder)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert leave_test_out(drawn, tmp_path / "new").equals(leave_test_out(drawn, tmp_path / "new"))
+    with pytest.raises(DataError, match="belongs to another collection"):
+        leave_test_out(shutil.copytree(drawn, tmp_path / "copy"), tmp_path / "new")
 
 
 # ---- what a fold's network is given ------------------------------------------------------------------------------
