@@ -28,6 +28,8 @@ FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
     "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_bbnn": (*FROM_SCRATCH, "mel128_bbnn_paper"),
+    "ensemble_bbnn_vggish": (*FROM_SCRATCH, "mel128_bbnn_paper", "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
     "ensemble_cqt_mel_mfcc": ("cqt_square", "mel_stft_square", "mfcc_square"),
     "ensemble_recurrence": ("cqt_square", "recurrence_square"),
     "ensemble_musicnn_alone": ("musicnn_dense", "baseline_SVC_musicnn"),
