@@ -25,11 +25,12 @@ from study.result_files import accuracy_of, count_seeds, make_result, over_folds
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
+VGGISH = ("fusion_vggish", "vggish_dense", "baseline_SVC_vggish")
 ENSEMBLES = {
     "ensemble_scratch": FROM_SCRATCH,
-    "ensemble_vggish": (*FROM_SCRATCH, "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_vggish": (*FROM_SCRATCH, *VGGISH),
     "ensemble_bbnn": (*FROM_SCRATCH, "mel128_bbnn_paper"),
-    "ensemble_bbnn_vggish": (*FROM_SCRATCH, "mel128_bbnn_paper", "fusion_vggish", "vggish_dense", "baseline_SVC_vggish"),
+    "ensemble_bbnn_vggish": (*FROM_SCRATCH, "mel128_bbnn_paper", *VGGISH),
     "ensemble_cqt_mel_mfcc": ("cqt_square", "mel_stft_square", "mfcc_square"),
     "ensemble_recurrence": ("cqt_square", "recurrence_square"),
     "ensemble_musicnn_alone": ("musicnn_dense", "baseline_SVC_musicnn"),
