@@ -56,7 +56,7 @@ def random_clips(device, clips=CLIPS, size=SIZE):
 
     return SimpleNamespace(
         values=values, labels=labels, rows={"training": np.arange(clips)}, genres=range(CLASSES), device=device,
-        raw=raw, normalised=normalised, is_held=lambda: True, expect=lambda rows: None,
+        raw=raw, normalised=normalised, is_held=lambda: True, expect=lambda rows: None, tags=None,
         batch=lambda rows: (normalised(raw(rows)), labels[rows]))
 
 

@@ -31,7 +31,7 @@ OVERHEAD = 1.2      # for validation, and for loading the clips of a step
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
     """Names of the experiments that match the patterns and whose features are cached or can be computed from audio.
 
-    Those on pitch-shifted copies are left out: features.py makes these on demand alone.
+    Those on pitch-shifted copies and on recurrence are left out: features.py makes these on demand alone.
     """
     folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
     there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())

@@ -28,7 +28,7 @@ def test_without_audio_only_what_is_cached_is_run(tiny):
 
 def test_with_audio_every_row_is_run_whose_features_can_be_made(tiny, tmp_path):
     (tmp_path / "fma_small").mkdir()
-    chosen, given = reproduce.chosen_rows(tmp_path, ["*"]), {"vggish", "mfcc_3s", "musicnn"}
+    chosen, given = reproduce.chosen_rows(tmp_path, ["*"]), {"vggish", "mfcc_3s", "musicnn", "recurrence"}
     assert chosen == [name for name, row in EXPERIMENTS.items() if not given & set(features_of(row))
                       and not row.get("training", {}).get("pitch_copies")]
     assert {"cqt_bbnn", "statistics_resnet", "fusion_cqt_mel_mfcc"} <= set(chosen)
