@@ -249,6 +249,7 @@ class JointDataset:
     """
 
     tags = None
+
     def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
         if len(set(features)) < 2 or len(set(features)) < len(features):
             raise DataError(f"features to join must be two or more, each once, not {some(list(features)) or 'none'}")

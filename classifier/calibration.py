@@ -2,6 +2,9 @@
 
 import numpy as np
 
+BINS = 10           # of confidence, equally wide, from 0 to 1
+DRAWS = 200         # of labels, for the error that is left by chance
+
 
 def fit_temperature(log_probabilities, labels):
     """Temperature scaling: the divisor of the logits with which their softmax is calibrated [1]_.
@@ -39,15 +42,13 @@ def fit_temperature(log_probabilities, labels):
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
-def calibration_error(probabilities, labels, bins=10):
-    """Expected calibration error [1]_: mean gap between confidence and accuracy, over bins of confidence.
+def calibration_error(probabilities, labels):
+    """Expected calibration error [1]_: mean gap between confidence and accuracy, over `BINS` of confidence.
 
     Parameters
     ----------
     probabilities : ndarray, shape (clips, classes)
     labels : ndarray of int, shape (clips,)
-    bins : int
-        Number of bins of equal width, from 0 to 1.
 
     Returns
     -------
@@ -65,12 +66,12 @@ def calibration_error(probabilities, labels, bins=10):
     """
     probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
     sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(place, sure, bins) - np.bincount(place, right, bins))
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    gaps = np.abs(np.bincount(place, sure, BINS) - np.bincount(place, right, BINS))
     return round(float(gaps.sum() / len(labels)), 12)
 
 
-def least_error(probabilities, bins=10, draws=200, seed=0):
+def least_error(probabilities):
     """What `calibration_error` finds on average where every probability is true: it is not 0 with few clips.
 
     Parameters
@@ -87,9 +88,9 @@ def least_error(probabilities, bins=10, draws=200, seed=0):
     >>> least_error(few) > 0.03 > 0.01 > least_error(many)
     True
     """
-    shares, rng = np.cumsum(np.asarray(probabilities, dtype=float), axis=1), np.random.default_rng(seed)
-    drawn = (rng.random((draws, len(shares), 1)) > shares[:, :-1]).sum(2)
-    return float(np.mean([calibration_error(probabilities, labels, bins) for labels in drawn]))
+    shares, rng = np.cumsum(np.asarray(probabilities, dtype=float), axis=1), np.random.default_rng(0)
+    drawn = (rng.random((DRAWS, len(shares), 1)) > shares[:, :-1]).sum(2)
+    return float(np.mean([calibration_error(probabilities, labels) for labels in drawn]))
 
 
 def log_probabilities(said):
