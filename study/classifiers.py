@@ -26,16 +26,8 @@ from audio.cache import save_text
 from dataset import leaking_artists
 from fma import SPLITS, progress_bar
 from learning.folds import take_fold
-from learning.runs import (
-    commit,
-    fold_runs,
-    is_finished,
-    load_config,
-    load_probabilities,
-    run_folder,
-    save_probabilities,
-)
-from study.result_files import accuracy_of, count_seeds, make_result, over_folds, read_result, save_result, seed_line
+from learning.runs import commit, is_finished, load_config, load_probabilities, run_folder, save_probabilities
+from study.result_files import accuracy_of, count_seeds, make_result, parts_of, read_result, save_result, seed_line
 
 
 class ShrunkQDA(ClassifierMixin, BaseEstimator):
@@ -184,9 +176,14 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
                 model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
                 fit_seed(name, data, seed, run_dir, {**config, "model": model, "training": {"seed": seed}})
                 runs[name] += [run_dir.parent if folds else run_dir] * (not fold)
-    results = {name: _summarise(name, paths, data.suffix) for name, paths in runs.items()}
-    for name, result in results.items():
-        save_result(paths[name], result, [load_probabilities(run) for run in runs[name]])
+    results = {}
+    for name, path in paths.items():
+        configs = [load_config(part) for run in runs[name] for part in parts_of(run)]
+        seeds_of, tests = [seed_line(run, _outcome) for run in runs[name]], [*map(load_probabilities, runs[name])]
+        results[name] = make_result(path.stem, configs, seeds_of, tests, parameters=None,
+                                    reported=None if data.suffix else REPORTED.get(name),
+                                    commit=configs[0].get("commit"))
+        save_result(path, results[name], tests)
     return results, runs
 
 
@@ -194,15 +191,6 @@ def _count_seeds(name, path, repeats, folds):
     """How many seeds to fit: one for a classifier that draws no random numbers."""
     count = count_seeds(path, repeats, folds)
     return count if repr(CLASSIFIERS[name](0)) != repr(CLASSIFIERS[name](1)) else 1
-
-
-def _summarise(name, runs, suffix):
-    """The result of a classifier, for the same tables as the networks' results."""
-    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
-    seeds = [seed_line(run, _outcome) for run in runs]
-    return make_result(f"baseline_{name}{suffix}", configs[0], seeds, [load_probabilities(run) for run in runs],
-                       parameters=None, reported=None if suffix else REPORTED.get(name),
-                       commit=configs[0].get("commit"), **over_folds(seeds, configs))
 
 
 def _outcome(run):

@@ -21,7 +21,7 @@ from scipy.special import log_softmax, softmax
 
 from fma import SPLITS, DataError, add_data_options, dataset_name, find_data, run_command
 from learning.runs import commit, fold_runs, load_config, load_probabilities
-from study.result_files import accuracy_of, count_seeds, make_result, over_folds, save_result
+from study.result_files import accuracy_of, count_seeds, make_result, parts_of, save_result
 from study.tables import results_table
 
 FROM_SCRATCH = ("statistics_resnet", "fusion_scratch", "baseline_SVC_mel128+mfcc_3s")
@@ -123,7 +123,7 @@ def join_seed(run_dirs):
     test : dict
         What it says of the test clips, of all folds.
     """
-    parts = list(zip(*map(_parts, run_dirs), strict=True))
+    parts = list(zip(*map(parts_of, run_dirs), strict=True))
     weights, said = zip(*map(join_runs, parts), strict=True)
     tests = {split: {key: np.concatenate([each[split][key] for each in said]) if key != "genres" else value
                      for key, value in said[0][split].items()} for split in SPLITS[1:]}
@@ -161,27 +161,22 @@ def run_ensemble(name, data_dir, repeats=None, subset="small", runs_dir="runs", 
         weights += [{member: round(float(x), 3) for member, x in zip(ENSEMBLES[name], w, strict=True)} for w in found]
         seeds.append({"seed": seed, **line})
         tests.append(test)
-    configs = {folder.name: load_config(_parts(_seed_of(folder, 0, folds))[0]) for folder in folders}
+    configs = {folder.name: load_config(parts_of(_seed_of(folder, 0, folds))[0]) for folder in folders}
     config = configs[folders[0].name] | {
         "model": {"class": f"{len(folders)} models", "args": {"weights": weights}}, "feature_parameters": {},
         "feature": "+".join(sorted({f for each in configs.values() for f in each["feature"].split("+")})),
         "scale": "db", "training": {}}
     data = {member: each.get("data") or each["feature_parameters"].get("sha256") for member, each in configs.items()}
-    result = make_result(name, config, seeds, tests, parameters=None, reported=None, commit=commit(), data=data,
-                         **over_folds(seeds, list(configs.values())))
+    result = make_result(name, [config, *configs.values()], seeds, tests, parameters=None, reported=None,
+                         commit=commit(), data=data)
     save_result(path, result, tests)
     return result
-
-
-def _parts(run_dir):
-    """The runs of all folds of a cross-validated seed, or the only one."""
-    return fold_runs(run_dir) or [run_dir]
 
 
 def _seed_of(folder, seed, folds=False):
     """The run of a seed; of a classifier always seed 0, because those used here draw no random numbers."""
     chosen = folder / f"seed{seed if 'baseline_' not in folder.name else 0}{'_folds' if folds else ''}"
-    if not all((part / "probabilities.npz").is_file() for part in _parts(chosen)):
+    if not all((part / "probabilities.npz").is_file() for part in parts_of(chosen)):
         how = "experiments.py run" if "baseline_" not in folder.name else "baselines.py --features"
         raise DataError(f"{chosen} does not exist or is not finished: train it first with python {how}"
                         f"{' and --folds' if folds else ''}")

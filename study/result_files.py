@@ -113,14 +113,19 @@ def save_result(path, result, tests):
 
 
 def load_results(folder, runs_folder=None):
-    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, then ensembles.
+    """The results in a folder: baselines, then experiments in the order of `EXPERIMENTS`, your own, then ensembles.
 
     With a folder ``runs/<dataset>`` also its finished runs that no result holds, see `load_runs`.
     """
-    first, last = (sorted(Path(folder).glob(f"{kind}_*.json")) for kind in ("baseline", "ensemble"))
-    mine = sorted(path for path in Path(folder).glob("*.json") if path.stem not in EXPERIMENTS and find_row(path.stem))
-    paths = [*first, *(Path(folder) / f"{name}.json" for name in EXPERIMENTS), *mine, *last]
-    results = [result for result in map(read_result, paths) if result]
+    order = list(EXPERIMENTS)
+
+    def place(path):
+        name = path.stem
+        return (name.startswith("ensemble_") - name.startswith("baseline_"),
+                order.index(name) if name in EXPERIMENTS else len(order), path.name)
+
+    paths = [path for path in Path(folder).glob("*.json") if place(path)[0] or find_row(path.stem)]
+    results = [read_result(path) for path in sorted(paths, key=place)]
     results += load_runs(runs_folder, results) if runs_folder else []
     if not results:
         raise DataError(f"no results in {folder}: python experiments.py run NAMES")
@@ -147,9 +152,10 @@ def load_runs(folder, stored=()):
         parts, there = fold_runs(path), stored.get(path.parent.name)
         whole = all(map(_is_trained, parts or [path]))
         for run in [path] if whole else filter(_is_trained, parts):
-            config = load_config((fold_runs(run) or [run])[0])
-            settings = _settings(config)
-            if (there and bool(there.get("folds")) == bool(parts) and settings == _settings(there["config"])
+            config = load_config(parts_of(run)[0])
+            settings = tuple(settings_of(config["training"]).items())
+            if (there and bool(there.get("folds")) == bool(parts)
+                    and dict(settings) == settings_of(there["config"]["training"])
                     and config["training"]["seed"] in [seed["seed"] for seed in there["seeds"]]):
                 continue
             what = path.parent.name + (f", {run.name.replace('fold', 'fold ')}" if run.name.startswith("fold") else
@@ -158,7 +164,7 @@ def load_runs(folder, stored=()):
     found = []
     for what, by_settings in groups.items():
         experiment = what.partition(", ")[0]
-        usual = [_settings(stored[experiment]["config"])] if experiment in stored else list(by_settings)
+        usual = [settings_of(stored[experiment]["config"]["training"]).items()] if experiment in stored else by_settings
         same = set.intersection(*map(set, usual))
         for settings, runs in by_settings.items():
             name = what if experiment in [*groups, *stored] else what.removesuffix(", folds")
@@ -168,12 +174,17 @@ def load_runs(folder, stored=()):
     return found
 
 
-def _settings(config):
-    """The settings of a run that make its network; older ones lack those that are off."""
+def parts_of(run):
+    """The runs of all folds of a cross-validated seed, or the only one."""
+    return fold_runs(run) or [run]
+
+
+def settings_of(given):
+    """The settings that make a run's network, of those that were given: a dict, with the defaults of the others."""
     from training import Training
 
-    return tuple((key, config["training"].get(key, default)) for key, default in asdict(Training()).items()
-                 if key not in ("seed", "precision", "graph"))
+    return {key: given.get(key, default) for key, default in asdict(Training()).items()
+            if key not in ("seed", "precision", "graph")}
 
 
 def _is_trained(run):
@@ -181,26 +192,19 @@ def _is_trained(run):
     return is_finished(run) and (run / "history.jsonl").is_file()
 
 
-def count_parameters(config):
-    """Trainable parameters of a run's network."""
-    from training import build
-
-    return sum(p.numel() for p in build(config).parameters() if p.requires_grad)
-
-
 def accuracy_of(said):
     """Accuracy of a run on one split, from the output of `runs.load_probabilities`."""
     return round(float((said["probabilities"].argmax(1) == said["labels"]).mean()), 6)
 
 
-def make_result(name, config, seeds, tests, **more):
+def make_result(name, configs, seeds, tests, **more):
     """Assemble the result of an experiment.
 
     Parameters
     ----------
     name : str
-    config : dict
-        Config of one of its runs.
+    configs : list of dict
+        Of all runs; the first is stored.
     seeds : list of dict
         From `seed_line`.
     tests : list of dict
@@ -211,14 +215,24 @@ def make_result(name, config, seeds, tests, **more):
     Returns
     -------
     result : dict
-        The content of ``results/<dataset>/<name>.json``; ``test`` is what `evaluation.summarise` returns.
+        The content of ``results/<dataset>/<name>.json``; ``test`` is what `evaluation.summarise` returns. With folds,
+        ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard deviation over
+        folds, ``test_sd``. If artists are in both training and test, their number as ``leaks``. (An AUC over all
+        clips of folds compares scores of several networks, which lowers it.)
     """
-    one = tests[0]
+    one, config = tests[0], configs[0]
     summary = summarise(one["labels"], np.stack([test["probabilities"] for test in tests]), known_artists(one),
                         one["genres"].tolist())
-    return {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
-            "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
-            "device": config["device"], "versions": config["versions"], **more}
+    result = {"experiment": name, "dataset": config["dataset"], "seeds": seeds, "test": summary,
+              "config": {k: config[k] for k in ("model", "feature", "feature_parameters", "scale", "training")},
+              "device": config["device"], "versions": config["versions"], **more}
+    if "folds" in seeds[0]:
+        each = np.mean([[fold["test"] for fold in seed["folds"]] for seed in seeds], axis=0)
+        result["folds"] = {"count": len(each), "test": each.round(6).tolist(),
+                           "test_sd": round(float(each.std(ddof=1)), 6)}
+    if leaks := {artist for each in configs for artist in each.get("leaks", [])}:
+        result["leaks"] = len(leaks)
+    return result
 
 
 def summarise_runs(name, runs):
@@ -236,8 +250,10 @@ def summarise_runs(name, runs):
         As `make_result` gives it. Of each seed: the chosen epoch, the accuracies of that epoch on validation and test,
         and ``test_max``, the best test accuracy, where test was evaluated during training.
     """
+    from training import build
+
     tests = [load_probabilities(run) for run in runs]
-    configs = [load_config(part) for run in runs for part in fold_runs(run) or [run]]
+    configs = [load_config(part) for run in runs for part in parts_of(run)]
     if any(not np.array_equal(test["tracks"], tests[0]["tracks"]) for test in tests):
         raise DataError(f"{runs[0].parent}: its runs were tested on different clips: delete them and run again")
     data = [each["data"] for each in configs if each.get("data")]       # older runs did not record it
@@ -245,8 +261,9 @@ def summarise_runs(name, runs):
         raise DataError(f"{runs[0].parent}: its runs were trained on different data: delete them and run again")
     seeds = [seed_line(run, _network_outcome) for run in runs]
     commits = sorted({each["commit"] for each in configs if each.get("commit")})
-    return make_result(name, configs[0], seeds, tests, parameters=count_parameters(configs[0]),
-                       data=data[0] if data else None, commit=", ".join(commits) or None, **over_folds(seeds, configs))
+    size = sum(p.numel() for p in build(configs[0]).parameters() if p.requires_grad)
+    return make_result(name, configs, seeds, tests, parameters=size, data=data[0] if data else None,
+                       commit=", ".join(commits) or None)
 
 
 def _network_outcome(run):
@@ -281,9 +298,9 @@ def seed_line(run, outcome):
         With folds, accuracies are over the clips of all folds, each validated and tested once, the epoch is the
         median, and ``folds`` holds the entry of each.
     """
-    parts = fold_runs(run)
-    seed = load_config((parts or [run])[0])["training"]["seed"]
-    if not parts:
+    parts = parts_of(run)
+    seed = load_config(parts[0])["training"]["seed"]
+    if parts == [run]:
         return {"seed": seed, **outcome(run)}
     folds = [{"fold": k, **outcome(part)} for k, part in enumerate(parts)]
     clips = {split: [len(load_probabilities(part, split)["labels"]) for part in parts] for split in SPLITS[1:]}
@@ -298,28 +315,3 @@ def seed_line(run, outcome):
             "test": over("test", np.average, weights=clips["test"]),
             "test_max": over("test_max", np.average, weights=clips["test"]),
             "seconds": over("seconds", sum), "folds": folds}
-
-
-def over_folds(seeds, configs):
-    """Entries of a result that describe folds and leaking artists.
-
-    Parameters
-    ----------
-    seeds : list of dict
-        From `seed_line`.
-    configs : list of dict
-        Of all runs.
-
-    Returns
-    -------
-    dict
-        With folds, ``folds``: their ``count``, the ``test`` accuracy of each (mean over seeds), and its standard
-        deviation over folds, ``test_sd``. If artists are in both training and test, their number as ``leaks``.
-        (An AUC over all clips compares scores of several networks, which lowers it.)
-    """
-    found, leaks = {}, {artist for config in configs for artist in config.get("leaks", [])}
-    if "folds" in seeds[0]:
-        tests = np.mean([[fold["test"] for fold in seed["folds"]] for seed in seeds], axis=0)
-        found["folds"] = {"count": len(tests), "test": tests.round(6).tolist(),
-                          "test_sd": round(float(tests.std(ddof=1)), 6)}
-    return found | ({"leaks": len(leaks)} if leaks else {})

@@ -1,17 +1,24 @@
 """Train experiments with several seeds and save their results."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from fma import DataError, dataset_name, progress_bar, some
 from learning.folds import take_fold
 from learning.runs import load_probabilities
-from study.result_files import other_protocol, read_result, save_result, seed_folders, summarise_runs
+from study.result_files import (
+    count_seeds,
+    other_protocol,
+    read_result,
+    save_result,
+    seed_folders,
+    settings_of,
+    summarise_runs,
+)
 from study.rows import find_row
 
 
-def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, progress=True, seed=0, folds=False,
-                   **where):
+def run_experiment(name, data_dir, repeats=None, settings=None, results_dir="results", progress=True, seed=0,
+                   folds=False, **where):
     """Train an experiment with seeds 0, 1, ... and write its result.
 
     Parameters
@@ -19,12 +26,11 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     name : str
         One that `rows.find_row` knows.
     data_dir : path-like
-    repeats : int
-        Number of seeds.
+    repeats : int, optional
+        Number of seeds; by default as many as the existing result has, else one.
     settings : dict, optional
         Training settings that override the experiment's.
-    results_dir : path-like, optional
-        ``results`` by default.
+    results_dir : path-like
     seed : int
         The first seed.
     folds : bool
@@ -39,8 +45,9 @@ def run_experiment(name, data_dir, repeats=1, settings=None, results_dir=None, p
     """
     from training import open_row, run
 
-    folder = Path(results_dir or "results") / dataset_name(data_dir, where.get("subset") or "small")
-    path, seeds, row, settings = folder / f"{name}.json", range(seed, seed + repeats), find_row(name), settings or {}
+    path = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small") / f"{name}.json"
+    row, settings = find_row(name), settings or {}
+    seeds = range(seed, seed + count_seeds(path, repeats, folds))
     lost = would_be_lost(path, row, settings, seeds, folds)
     if lost:
         raise DataError(f"{path} holds {lost}: pass another --results-dir, or delete it")
@@ -64,8 +71,6 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     str
         Empty if nothing would be lost.
     """
-    from training import Training
-
     there = read_result(path)
     if there is None:
         return ""
@@ -74,19 +79,12 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     others = [s["seed"] for s in there["seeds"] if s["seed"] not in seeds]
     if others:
         return f"more seeds ({some(others)})"
-    old = there["config"]["training"]
-    try:
-        new = asdict(Training(**{**row.get("training", {}), **settings}))
-    except (TypeError, DataError):
-        return ""                                           # the run reports invalid settings
-    old = asdict(Training()) | old                          # it lacks settings that are off
-    differ = [key for key in new if key not in ("seed", "precision", "graph") and new[key] != old[key]
-              and (key, old[key]) != ("watch_test", 0)]         # test was not watched: nothing to lose
+    old, new = settings_of(there["config"]["training"]), settings_of(row.get("training", {}) | settings)
+    differ = [key for key in new if new[key] != old[key] and (key, old[key]) != ("watch_test", 0)]      # 0: not watched
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
-def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
-                    **where):
+def run_experiments(names, data_dir, epochs, repeats=1, runs_dir=None, results_dir="results", folds=False, **where):
     """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
     Parameters
@@ -98,8 +96,6 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
         Passes over the training clips.
     repeats : int or None
         Number of seeds; None for as many as the existing result has, or one.
-    seed : int
-        The first seed.
     runs_dir : path-like, optional
         Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
     results_dir : path-like
@@ -122,9 +118,9 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
         by_fold = bool(there and there.get("folds")) if folds is None else folds
-        lost = would_be_lost(path, find_row(name), settings, range(seed, seed + count), by_fold)
+        lost = would_be_lost(path, find_row(name), settings, range(count), by_fold)
         if lost:
             print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
-                                       seed=seed, folds=by_fold, runs_dir=runs_dir, **where)
+                                       folds=by_fold, runs_dir=runs_dir, **where)
     return results, {name: seed_folders(result, runs_dir) for name, result in results.items()}

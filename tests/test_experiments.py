@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from synthetic import made_up
 
 import experiments
 import training
@@ -316,6 +317,13 @@ def test_a_damaged_or_foreign_result_is_named(tmp_path):
         load_results(tmp_path)
 
 
+def test_each_result_is_read_once_networks_between_classifiers_and_ensembles(tmp_path):
+    names = ["baseline_SVC", "cqt_temporal", "cqt_square", "flux_square", "ensemble_bbnn", "ensemble_scratch"]
+    for name in reversed(names):            # ensemble_bbnn is no BBNN on a feature "ensemble"
+        made_up(name, 0, 0.5, tmp_path)
+    assert [r["experiment"] for r in load_results(tmp_path)] == names
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["table", "--help"]])
 def test_help(capsys, argv):
     with pytest.raises(SystemExit) as end:
@@ -328,10 +336,13 @@ def test_a_result_is_not_replaced_by_one_that_lacks_its_seeds_or_schedule(tiny, 
     where = {"results_dir": folder / "results", "runs_dir": tmp_path / "runs", "progress": False, "device": "cpu"}
     path, same = folder / "results" / "tiny" / "chroma_cqt_square.json", FAST | {"epochs": 4, "watch_test": 2}
     before = path.read_bytes()
-    for repeats, settings, words in ((1, same, "more seeds .1, 2."), (3, same | {"epochs": 1}, "runs with epochs 4"),
-                                     (3, same | {"lr": 1e-5}, "runs with lr 0.003")):
-        with pytest.raises(DataError, match=f"chroma_cqt_square.json holds {words}: pass another --results-dir"):
-            run_experiment("chroma_cqt_square", tiny, repeats, settings, **where)
+    for repeats, seed, settings, words in (
+            (1, 0, same, "has 3 seeds: pass --repeats 3, or another"),
+            (3, 1, same, "holds more seeds .0.: pass another"),
+            (3, 0, same | {"epochs": 1}, "holds runs with epochs 4: pass another"),
+            (3, 0, same | {"lr": 1e-5}, "holds runs with lr 0.003: pass another")):
+        with pytest.raises(DataError, match=f"chroma_cqt_square.json {words} --results-dir"):
+            run_experiment("chroma_cqt_square", tiny, repeats, settings, seed=seed, **where)
     assert path.read_bytes() == before and not (tmp_path / "runs").exists()         # and nothing was trained for it
     unwatched = json.loads(before)
     unwatched["config"]["training"]["watch_test"] = 0                               # what lacks test_max loses nothing
