@@ -7,7 +7,7 @@ import numpy as np
 from evaluation import format_interval, largest_share
 from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, shortened, styled
 from study.predictions import LEVEL
-from study.rows import EXPERIMENTS
+from study.tables import reported_by_study
 
 FAMILIES = dict(zip(("convolutions", "with ResNet or DenseNet blocks", "with a recurrent layer", "broadcast (BBNN)",
                      "classifiers on statistics"), (RUNS[0], RUNS[2], RUNS[1], RUNS[3], RUNS[7]), strict=True))
@@ -65,9 +65,8 @@ def plot_forest(results):
             axes.plot(100 * np.array(test["interval"]), [row, row], color=colour, linewidth=1.4)
         axes.plot(100 * test["accuracy"], row, "o", color=colour, markersize=5)
         write(row, f"{100 * test['accuracy']:.1f}   {format_interval(test['interval'])}")
-        reported = r.get("reported", EXPERIMENTS.get(r["experiment"], {}).get("reported"))
-        if reported is not None and r["dataset"].startswith("fma_"):
-            axes.plot(reported, row, **OPEN)
+        if reported_by_study(r) is not None and r["dataset"].startswith("fma_"):
+            axes.plot(reported_by_study(r), row, **OPEN)
     keys = [axes.plot([], [], "o-", color=colour, markersize=5, label=name)[0]
             for name, colour in FAMILIES.items() if name in map(family, order)]
     if any(line.get_marker() == "D" for line in axes.lines):

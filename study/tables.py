@@ -28,59 +28,54 @@ def results_table(results, seconds=False):
     seconds : bool
         Show the time of a run, which is only comparable where all ran on the same, otherwise idle machine.
     """
-    columns = ["experiment", "network", "feature", "parameters", "validation %", "test %", "95 % interval", "macro AUC"]
-    columns += ["seconds"] * seconds
-    rows = [[r["experiment"], r["config"]["model"]["class"], _feature(r["config"]),
-             None if r["parameters"] is None else f"{r['parameters']:,}",
-             mean_and_sd([s["validation"] for s in r["seeds"]]), format_accuracy(r["test"]),
-             format_interval(r["test"]["interval"]), _area(r["test"]["macro_auc"]),
-             *([_seconds(r["seeds"])] * seconds)] for r in results]
-    if not any(r["parameters"] for r in results):                               # baselines have none
-        place = columns.index("parameters")
-        rows, columns = [row[:place] + row[place + 1:] for row in rows], columns[:place] + columns[place + 1:]
-    notes = []
-    folds = [r["folds"]["count"] if r.get("folds") else None for r in results]
-    more = [("protocol", ["one split" if n is None else f"{n} folds" for n in folds])] if len(set(folds)) > 1 else []
-    if any(map(is_unbalanced, results)):
-        more += [("balanced %", list(map(_balanced, results))),
-                 ("macro F1 %", [_percent(r["test"], "macro_f1") for r in results])]
-        share, classes = largest_share(results[0]["test"]["genres"]), len(results[0]["test"]["genres"])
+    tests, seeds = [r["test"] for r in results], [r["seeds"] for r in results]
+    notes, columns = [measured_on(results)], {
+        "experiment": [r["experiment"] for r in results],
+        "network": [r["config"]["model"]["class"] for r in results],
+        "feature": [r["config"]["feature"] + (f" ({n})" if (n := _columns(r["config"])) else "") for r in results]}
+    if any(r["parameters"] for r in results):                                   # baselines have none
+        columns["parameters"] = [r["parameters"] and f"{r['parameters']:,}" for r in results]
+    columns["validation %"] = [_over(each, "validation") for each in seeds]
+    columns["test %"] = list(map(format_accuracy, tests))
+    columns["95 % interval"] = [format_interval(test["interval"]) for test in tests]
+    columns["macro AUC"] = [None if (auc := test["macro_auc"]) is None else f"{auc:.3f}" for test in tests]
+    if seconds:
+        columns["seconds"] = list(map(_seconds, seeds))
+    protocols = [f"{r['folds']['count']} folds" if r.get("folds") else "one split" for r in results]
+    if len(set(protocols)) > 1:
+        columns["protocol"] = protocols
+    if any(map(_is_unbalanced, tests)):
+        columns["balanced %"] = [_percent(test, "balanced_accuracy") for test in tests]
+        columns["macro F1 %"] = [_percent(test, "macro_f1") for test in tests]
+        share, classes = largest_share(tests[0]["genres"]), len(tests[0]["genres"])
         notes.append(f"Genres differ in size: chance is {100 * share:.1f} %, the largest one's share of the clips, and "
                      f"{100 / classes:.1f} % of balanced accuracy (mean recall over genres).")
-    columns, rows = _beside(columns, rows, more)
     if there := [r["experiment"] for r in results if r.get("runs")]:
         notes.append(f"Read from finished runs: {'; '.join(there)}.")
-    if results[0]["dataset"].startswith("fma_"):        # also show the original's protocol, which chooses on test
-        best = [[s["test_max"] for s in r["seeds"]] for r in results]
-        best = [None if None in values else mean_and_sd(values) for values in best]
-        reported = [_reported(r) for r in results]
-        more = [(column, cells) for column, cells in (("test_max %", best), ("reported %", reported)) if any(cells)]
-        columns, rows = _beside(columns, rows, more)
-        said = ["test_max"] * any(best) + ["the original’s reported figures"] * (any(best) and any(reported))
-        if said:
-            notes.append(f"{' and '.join(said)}: best test accuracy over saved epochs, not comparable.")
+    fma = results[0]["dataset"].startswith("fma_")          # the study's data: beside its figures and its protocol,
+    best = [_over(each, "test_max") for each in seeds if fma]                               # which chooses on test
+    reported = [reported_by_study(r) for r in results if fma]
+    if any(best):
+        columns["test_max %"] = best
+        notes.append(f"test_max{' and the original’s reported figures' * any(reported)}: best test accuracy over saved "
+                     "epochs, not comparable.")
+    if any(reported):
+        columns["reported %"] = reported
         if any(figure and r["experiment"].startswith("baseline_") for figure, r in zip(reported, results, strict=True)):
             notes.append("The original's baselines: all 518 statistics, a random split with artists on both sides.")
-    return f"{format_table(rows, columns)}\n\n{' '.join([measured_on(results), *notes])}{leak_note(results)}"
+    table = format_table(zip(*columns.values(), strict=True), list(columns))
+    return f"{table}\n\n{' '.join(notes)}{leak_note(results)}"
 
 
-def _beside(columns, rows, more):
-    """Append columns to a table, each a name and its cells."""
-    return [*columns, *(name for name, _ in more)], [
-        [*row, *cells] for row, cells in zip(rows, zip(*(cells for _, cells in more), strict=True) if more else
-                                             [()] * len(rows), strict=True)]
+def reported_by_study(result):
+    """The accuracy in per cent that the original study reports for an experiment; None if it does not."""
+    return result["reported"] if "reported" in result else EXPERIMENTS.get(result["experiment"], {}).get("reported")
 
 
-def is_unbalanced(result):
-    """Whether the largest genre has more than 1.5 times the test clips of the smallest."""
-    clips = [genre["clips"] for genre in result["test"]["genres"].values()]
+def _is_unbalanced(test):
+    """Whether the largest genre has more than 1.5 times the clips of the smallest."""
+    clips = [genre["clips"] for genre in test["genres"].values()]
     return max(clips) > 1.5 * min(clips)
-
-
-def _balanced(result):
-    """Balanced accuracy; of older results, from the recall of each genre."""
-    recalls = [g["accuracy"] for g in result["test"]["genres"].values() if g["accuracy"] is not None]
-    return _percent({"balanced_accuracy": float(np.mean(recalls))} | result["test"], "balanced_accuracy")
 
 
 def _percent(test, figure):
@@ -88,6 +83,28 @@ def _percent(test, figure):
     if test.get(figure) is None:
         return None
     return format_accuracy({"accuracy": test[figure], "accuracy_sd": test.get(f"{figure}_sd")})
+
+
+def _over(seeds, what):
+    """Mean and standard deviation over seeds, in per cent; None if a seed lacks it."""
+    values = [seed[what] for seed in seeds]
+    if None in values:
+        return None
+    return format_accuracy({"accuracy": np.mean(values),
+                            "accuracy_sd": np.std(values, ddof=1) if len(values) > 1 else None})
+
+
+def _seconds(seeds):
+    """Mean time of a seed; None if one has none: ensembles are not trained."""
+    values = [seed["seconds"] for seed in seeds]
+    if None in values:
+        return None
+    return f"{np.mean(values):.0f}" if np.mean(values) >= 1 else f"{np.mean(values):.2f}"
+
+
+def _columns(config):
+    """How many statistics a classifier reads; None for a network."""
+    return config["feature_parameters"].get("columns")
 
 
 def leak_note(results):
@@ -147,36 +164,6 @@ def span(values):
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _feature(config):
-    columns = _columns(config)
-    return config["feature"] if columns is None else f"{config['feature']} ({columns})"
-
-
-def _columns(config):
-    return config["feature_parameters"].get("columns")          # of baselines
-
-
-def _seconds(seeds):
-    if None in (seconds := [seed["seconds"] for seed in seeds]):    # ensembles are not trained
-        return None
-    seconds = np.mean(seconds)
-    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.2f}"
-
-
-def _area(value):
-    return "–" if value is None else f"{value:.3f}"             # None for a test set of one genre
-
-
-def _reported(result):
-    return result["reported"] if "reported" in result else EXPERIMENTS.get(result["experiment"], {}).get("reported")
-
-
-def mean_and_sd(values):
-    """Mean and standard deviation over seeds, in per cent."""
-    return format_accuracy({"accuracy": np.mean(values),
-                            "accuracy_sd": np.std(values, ddof=1) if len(values) > 1 else None})
-
-
 def ablation_pairs(results):
     """Ablations among the results: for each the name of the change, the unchanged result and the changed one."""
     there = {r["experiment"]: r for r in results}
@@ -198,7 +185,7 @@ def ablations_table(results, results_dir="results"):
     if not pairs:
         raise DataError("no ablation among the results: run an experiment, and the same with one thing changed")
     found = compare_ablations(results_dir, pairs)
-    rows = [[base["experiment"], change, *(mean_and_sd([s["validation"] for s in r["seeds"]]) for r in (base, changed)),
+    rows = [[base["experiment"], change, *(_over(r["seeds"], "validation") for r in (base, changed)),
              *(format_accuracy(r["test"]) for r in (base, changed)),
              f"{f['difference']:+.1f}", f"{f['low']:+.1f} to {f['high']:+.1f}", p_word(f["p (Holm)"])]
             for (change, base, changed), (_, f) in zip(pairs, found.iterrows(), strict=True)]
@@ -258,7 +245,7 @@ def ladder_table(results):
     results : dict of str to dict
         Rung to result.
     """
-    rows = [[rung.replace("_", ", "), f"{r['test']['clips']:,}", mean_and_sd([s["validation"] for s in r["seeds"]]),
+    rows = [[rung.replace("_", ", "), f"{r['test']['clips']:,}", _over(r["seeds"], "validation"),
              format_accuracy(r["test"]), format_interval(r["test"]["interval"])] for rung, r in results.items()]
     rung, one = next(iter(results.items()))
     name, frames = one["dataset"].removesuffix(f"_{rung}"), one["config"]["model"]["args"].get("n_frames", "unknown")
@@ -299,12 +286,9 @@ def format_table(rows, columns):
     | BBNN         | 51.1 ± 0.1 |
     | FrequencyCNN |          – |
     """
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"a row of {len(row)} cells in a table of {len(columns)} columns: {list(row)}")
     cells = [["–" if cell is None else plain_cell(cell) for cell in row] for row in [columns, *rows]]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    figures = [bool(rows) and all(cell == "–" or cell.lstrip("*+-−–<> ")[:1].isdigit() for cell in column[1:])
+    figures = [len(cells) > 1 and all(cell == "–" or cell.lstrip("*+-−–<> ")[:1].isdigit() for cell in column[1:])
                for column in zip(*cells, strict=True)]
 
     def line(row):
