@@ -31,7 +31,7 @@ from study.rows import EXPERIMENTS
 from study.runner import run_experiments
 from study.tables import RUNGS, ladder_table
 
-COPIES = 2                      # altered copies of each chunk
+COPIES, SEED = 2, 0             # altered copies of each chunk; of the random splits and of the copies
 GAIN_DB, NOISE_DB = 6.0, 1.0    # most change of level, standard deviation of noise
 
 
@@ -54,7 +54,7 @@ def chunks(tracks, n_frames, length):
     return table.assign(start=np.tile(starts, len(tracks)), copy=0)
 
 
-def shared_out(table, unit, seed):
+def shared_out(table, unit):
     """A table with its splits permuted at random among units of the same genre.
 
     Each genre keeps its number of units in each split.
@@ -66,22 +66,20 @@ def shared_out(table, unit, seed):
     unit : list of str
         Columns that identify a unit: a track, a chunk, or a single row.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     units = table.drop_duplicates(unit).copy()
-    for _, rows in units.groupby("genre").groups.items():
+    for rows in units.groupby("genre").groups.values():
         units.loc[rows, "split"] = rng.permutation(units.loc[rows, "split"])
     return table.drop(columns="split").merge(units[[*unit, "split"]], on=unit, how="left", validate="many_to_one")
 
 
-def climb(table, rung, seed=0):
+def climb(table, rung):
     """The chunks of one rung, with copies and splits, from a table of `chunks`."""
-    if rung not in RUNGS:
-        raise DataError(f"rung {rung!r} is unknown: choose {', '.join(RUNGS)}")
     if rung.endswith("augmented"):
         copied = table[table["split"] == "training"] if rung == "official_augmented" else table
         table = pd.concat([table, *(copied.assign(copy=k) for k in range(1, COPIES + 1))], ignore_index=True)
     units = {"track": ["track_id"], "chunk": ["track_id", "start"], "augmented": ["track_id", "start", "copy"]}
-    return shared_out(table, units[rung], seed) if rung in units else table
+    return shared_out(table, units[rung]) if rung in units else table
 
 
 def altered(values, rng):
@@ -90,7 +88,7 @@ def altered(values, rng):
     return shifted + rng.uniform(-GAIN_DB, GAIN_DB) + rng.normal(0, NOISE_DB, values.shape)
 
 
-def make_rung(data_dir, rung, folder, feature, length, subset="small", seed=0):
+def make_rung(data_dir, rung, folder, feature, length, subset="small"):
     """Write the data set of one rung, unless it exists.
 
     Parameters
@@ -104,8 +102,6 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", seed=0):
         Stored in decibels.
     length : int
         Frames of a chunk.
-    seed : int
-        Seed of the random split and of the copies.
 
     Returns
     -------
@@ -119,7 +115,7 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", seed=0):
         raise DataError(f"{feature} is not stored in decibels: choose cqt, mel_stft or mel128")
     if not 0 < length <= array.shape[2]:
         raise DataError(f"{feature} has {array.shape[2]} frames: a chunk cannot have {length}")
-    made = {**info, "ladder": {"rung": rung, "seed": seed, "frames": length, "copies": COPIES}}
+    made = {**info, "ladder": {"rung": rung, "seed": SEED, "frames": length, "copies": COPIES}}
     if (folder / "features" / f"{feature}.json").is_file():
         with suppress(ValueError):
             if json.loads((folder / "features" / f"{feature}.json").read_text(encoding="utf-8")) == made:
@@ -128,12 +124,12 @@ def make_rung(data_dir, rung, folder, feature, length, subset="small", seed=0):
     tracks = load_tracks(data_dir, subset).loc[index["track_id"]]
     tracks = tracks.assign(row=np.arange(len(index)), artist=artists_of(tracks), status=index["status"].to_numpy())
     good = tracks[tracks["status"].isin(USABLE) & tracks["genre"].notna() & tracks["split"].isin(SPLITS)]
-    table = climb(chunks(good[["row", "genre", "split", "artist"]], array.shape[2], length), rung, seed)
+    table = climb(chunks(good[["row", "genre", "split", "artist"]], array.shape[2], length), rung)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "features").mkdir(parents=True)
     _write_metadata(unfinished, table)
-    _write_array(unfinished / "features" / f"{feature}.npy", array, table, length, info, seed)
+    _write_array(unfinished / "features" / f"{feature}.npy", array, table, length, info)
     (unfinished / "features" / f"{feature}.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
     unfinished.rename(folder)
     return folder
@@ -151,7 +147,7 @@ def _write_metadata(folder, table):
     pd.DataFrame({"track_id": ids, "status": "ok"}).to_csv(folder / "features" / "index.csv", index=False)
 
 
-def _write_array(path, array, table, length, info, seed):
+def _write_array(path, array, table, length, info):
     """Write the chunks of the table, in the dtype, scale and offset of the array that they are cut from."""
     out = np.lib.format.open_memmap(path, "w+", array.dtype, (len(table), array.shape[1], length))
     scale, offset = (np.reshape(np.asarray(info[key], float), (-1, 1)) for key in ("scale", "offset"))
@@ -159,7 +155,7 @@ def _write_array(path, array, table, length, info, seed):
     for place, (row, start, copy) in enumerate(zip(table["row"], table["start"], table["copy"], strict=True)):
         chunk = array[row, :, start : start + length]
         if copy:
-            rng = np.random.default_rng([seed, row, start, copy])
+            rng = np.random.default_rng([SEED, row, start, copy])
             chunk = (altered(chunk * scale + offset, rng) - offset) / scale
             chunk = np.clip(np.round(chunk) if array.dtype.kind in "iu" else chunk, limits.min, limits.max)
         out[place] = chunk

@@ -93,7 +93,7 @@ def test_a_rung_is_made_once_and_alike_on_any_machine(rungs, tiny, tmp_path):
     again = leakage.make_rung(tiny, "augmented", tmp_path / "again", "cqt", 64)
     assert (again / "features" / "cqt.npy").read_bytes() == array.read_bytes()
     with pytest.raises(DataError, match="holds another rung, or a damaged one: delete it"):
-        leakage.make_rung(tiny, "augmented", folder, "cqt", 64, seed=1)
+        leakage.make_rung(tiny, "chunk", folder, "cqt", 64)
     (again / "features" / "cqt.json").write_text('{"feature')
     with pytest.raises(DataError, match="or a damaged one"):
         leakage.make_rung(tiny, "augmented", again, "cqt", 64)
@@ -110,13 +110,12 @@ def test_an_interrupted_rung_is_not_taken_for_a_whole_one(tiny, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"length": 151}, "a chunk cannot have 151"), ({"rung": "ladder"}, "rung 'ladder' is unknown"),
-    ({"feature": "mfcc"}, "mfcc.npy not found"),
+    ({"length": 151}, "a chunk cannot have 151"), ({"feature": "mfcc"}, "mfcc.npy not found"),
 ])
 def test_what_cannot_be_cut_is_one_line(tiny, tmp_path, change, message):
-    given = {"rung": "chunk", "feature": "cqt", "length": 64} | change
+    given = {"feature": "cqt", "length": 64} | change
     with pytest.raises(DataError, match=message) as error:
-        leakage.make_rung(tiny, given["rung"], tmp_path / "x", given["feature"], given["length"])
+        leakage.make_rung(tiny, "chunk", tmp_path / "x", **given)
     assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
 
 
