@@ -21,6 +21,12 @@ SHOWN = ("Conv2d", "MaxPool2d", "AvgPool2d", "AvgPool1d", "LSTM", "GRU", "Linear
 SHAPES = "frequency", "square"      # of the plain networks that others are compared with
 
 
+def network_of(name, dataset):
+    """An untrained network of an experiment for a data set's clips."""
+    row = find_row(name)
+    return MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
+
+
 def layers(name, dataset):
     """Layers of an experiment's network, at the size of a data set's clips.
 
@@ -35,9 +41,7 @@ def layers(name, dataset):
     DataFrame with columns layer, kernel, output (channels, bins, frames) and parameters, one row per layer;
         the last row counts all parameters, including those of layers not shown.
     """
-    row = find_row(name)
-    network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
-    table = pd.DataFrame(layer_table(network, *dataset.shape),
+    table = pd.DataFrame(layer_table(network_of(name, dataset), *dataset.shape),
                          columns=["name", "layer", "kernel", "output", "parameters"])
     total = table["parameters"].sum()
     table = table[table["layer"].isin(SHOWN)].astype({"kernel": object}).fillna({"kernel": ""})
@@ -201,9 +205,8 @@ def step_seconds(name, dataset, batch_size=32, steps=3):
         Gives the size of a clip, the number of genres, and the device.
     """
     keep_memory()                                       # as training does
-    row, device = find_row(name), dataset.device
-    network = MODELS[row["model"]](*dataset.shape, len(dataset.genres), **row.get("args", {}))
-    network = network.to(device, memory_format=torch.channels_last)
+    device = dataset.device
+    network = network_of(name, dataset).to(device, memory_format=torch.channels_last)
     sizes = zip(*dataset.shape, strict=True) if isinstance(dataset, JointDataset) else [dataset.shape]
     clips = [torch.rand(batch_size, *size, device=device) for size in sizes]
     clips = clips if len(clips) > 1 else clips[0]

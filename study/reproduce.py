@@ -23,9 +23,14 @@ from study.rows import EXPERIMENTS, features_of
 from study.runner import run_experiment
 from study.statistics import Statistics
 from study.tables import format_table, results_table
-from training import Training, count_steps
+from training import Training, add_settings, count_steps, given_settings
 
 OVERHEAD = 1.2      # for validation, and for loading the clips of a step
+
+
+def cached(data_dir, features_dir=None):
+    """Names of the features in the cache."""
+    return {path.stem for path in Path(features_dir or Path(data_dir) / "features").glob("*.npy")}
 
 
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
@@ -33,8 +38,8 @@ def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
 
     Those on pitch-shifted copies and on recurrence are left out: features.py makes these on demand alone.
     """
-    folder, audio = Path(features_dir or Path(data_dir) / "features"), (Path(data_dir) / f"fma_{subset}").is_dir()
-    there = {path.stem for path in folder.glob("*.npy")} | (set(FEATURES) if audio else set())
+    audio = (Path(data_dir) / f"fma_{subset}").is_dir()
+    there = cached(data_dir, features_dir) | (set(FEATURES) if audio else set())
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
              and set(features_of(row)) <= there and not row.get("training", {}).get("pitch_copies")]
     if not names:
@@ -87,26 +92,18 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Run the whole study, after an estimate of the time.")
     parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="experiments, with * (default: all)")
     add_data_options(parser)
-    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
-    parser.add_argument("--epochs", type=int, help="default: the experiments' own, mostly 50")
-    parser.add_argument("--one-cycle", action="store_true", help="one-cycle learning rate, for fewer epochs")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     parser.add_argument("--runs-dir", default="runs/study")
     parser.add_argument("--results-dir", default="runs/study/results", help="default: runs/study/results")
     parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
+    add_settings(parser)
     args = parser.parse_args(argv)
-    if args.repeats < 1:
-        parser.error("--repeats must be at least 1")
     data_dir = find_data(args.data_dir)
     names = chosen_rows(data_dir, args.names, args.subset, args.features_dir)
-    folder = Path(args.features_dir or data_dir / "features")
     wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
-    missing = wanted - {path.stem for path in folder.glob("*.npy")}
-    if missing:
+    if missing := wanted - cached(data_dir, args.features_dir):
         fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
-    settings = {"watch_test": 5} | ({"epochs": args.epochs} if args.epochs else {}) | (
-        {"one_cycle": True} if args.one_cycle else {})
+    settings = {"watch_test": 5} | given_settings(args)
     where = {"subset": args.subset, "features_dir": args.features_dir, "device": args.device}
     print(plan_table(plan(names, data_dir, args.repeats, settings, **where)), flush=True)
     if args.plan:

@@ -48,14 +48,12 @@ def load_statistics(data_dir, subset="small", features_dir=None):
     if not (features_dir / "statistics.npy").is_file():
         raise DataError(f"neither {path} nor {features_dir}/statistics.npy exists: "
                         f"run features.py --statistics --data-dir {data_dir}")
-    cache = FeatureDataset(data_dir, "statistics", subset=subset, features_dir=features_dir)
+    cache, table = _summaries(data_dir, "statistics", subset, features_dir)
     columns = [tuple(column.split(".")) for column in cache.info.get("columns", [])]
     if cache.shape != (len(columns), 1) or any(len(column) != 3 for column in columns):
         raise DataError(f"{features_dir}/statistics.json does not name the columns of statistics.npy: "
                         f"delete {features_dir}/statistics.* and run features.py --statistics again")
-    good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
-    return pd.DataFrame(cache.raw(good)[:, :, 0].numpy(), index=cache.tracks.index[good],
-                        columns=pd.MultiIndex.from_tuples(columns, names=LEVELS))
+    return table.set_axis(pd.MultiIndex.from_tuples(columns, names=LEVELS), axis=1)
 
 
 def _read_features(path):
@@ -94,21 +92,23 @@ def cached_statistics(data_dir, features, subset="small", features_dir=None):
     statistics : DataFrame, float32, indexed by track_id
         Tracks with status ok or padded; columns (feature, number).
     """
+    if len(set(features)) < len(features):
+        raise DataError(f"a feature is named twice: {' '.join(features)}")
+    return pd.concat({name: _summaries(data_dir, name, subset, features_dir)[1] for name in features}, axis=1)
+
+
+def _summaries(data_dir, name, subset, features_dir):
+    """A cached feature, and the statistics over each of its usable clips: DataFrame, one row per track."""
     import torch
 
     from resnet_models import ClipStatistics
 
-    if len(set(features)) < len(features):
-        raise DataError(f"a feature is named twice: {' '.join(features)}")
-    found = {}
-    for name in features:
-        cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
-        bins, frames = cache.shape
-        summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, least=1e-9)
-        good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
-        values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
-        found[name] = pd.DataFrame(values.numpy(), index=cache.tracks.index[good])
-    return pd.concat(found, axis=1)
+    cache = FeatureDataset(data_dir, name, subset=subset, features_dir=features_dir)
+    bins, frames = cache.shape
+    summary = torch.nn.Flatten() if frames == 1 else ClipStatistics(bins, least=1e-9)
+    good = np.flatnonzero(cache.tracks["status"].isin(USABLE))
+    values = torch.cat([summary(cache.raw(part)) for part in np.array_split(good, -(-len(good) // 256))])
+    return cache, pd.DataFrame(values.numpy(), index=cache.tracks.index[good])
 
 
 class Statistics:
