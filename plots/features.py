@@ -41,30 +41,23 @@ def plot_waveforms(clips):
 
 
 @styled
-def plot_features(features, title=None):
+def plot_features(features, title):
     """All features of one clip, in two columns with a common time axis.
 
     Parameters
     ----------
     features : dict of str to array, (bins, frames)
-        As `transforms.extract` gives them. With the study's six, chroma features are in the right column.
-    title : str, optional
+        The study's six, as `transforms.extract` gives them; chroma features are in the right column.
+    title : str
     """
-    left = [name for name in features if not name.startswith("chroma")]
-    right = [name for name in features if name.startswith("chroma")]
-    if len(left) != len(right):                     # not the study's six: in the order given
-        left, right = list(features)[::2], list(features)[1::2]
-    figure, panels = new_figure(7.6, 2.3 * len(left) + (0.3 if title else 0), columns=2, rows=len(left))
-    panels = np.reshape(panels, (-1, 2))
-    for column, names in zip(panels.T, (left, right), strict=True):
-        for axes, name in zip(column, names, strict=False):
+    figure, panels = new_figure(7.6, 7.2, columns=2, rows=3)
+    for column, is_chroma in zip(panels.T, (False, True), strict=True):
+        names = [name for name in features if name.startswith("chroma") == is_chroma]
+        for axes, name in zip(column, names, strict=True):
             plot_feature(features[name], name, axes=axes)
-            if axes is not column[len(names) - 1]:
+            if axes is not column[-1]:
                 axes.set_xlabel("")
-        for axes in column[len(names):]:
-            axes.set_visible(False)
-    if title:
-        figure.suptitle(shortened([title], 80)[0], fontsize=11)
+    figure.suptitle(shortened([title], 80)[0], fontsize=11)
     return figure
 
 
@@ -86,10 +79,7 @@ def plot_spectra(spectra, feature, sample_rate=22050, unit=None):
     n_bins, colours = len(next(iter(spectra.values()))), genre_colours(spectra)
     for k, (short, (genre, values)) in enumerate(zip(shortened(spectra), spectra.items(), strict=True)):
         axes.plot(np.arange(n_bins), values, color=colours[genre], linestyle=DASHES[k % 3], label=short)
-    kind = _kind(feature)
-    places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
-    axes.set_xticks(places, names)
-    axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
+    _bins_along_x(axes, feature, n_bins, sample_rate, unit)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3)
     return figure
 
@@ -118,12 +108,16 @@ def plot_normalisation(mean, std, feature):
     bins = np.arange(len(mean))
     axes.fill_between(bins, mean - std, mean + std, color=RUNS[0], alpha=0.2, linewidth=0, label="± one deviation")
     axes.plot(bins, mean, color=RUNS[0], label="mean of the training clips")
-    kind = _kind(feature)
-    places, names, label = _frequency_ticks(kind, len(mean), 22050)
-    axes.set_xticks(places, names)
-    axes.set(xlabel=label, ylabel=_unit(kind), xlim=(0, len(mean) - 1))
+    _bins_along_x(axes, feature, len(mean))
     axes.legend()
     return figure
+
+
+def _bins_along_x(axes, feature, n_bins, sample_rate=22050, unit=None):
+    kind = _kind(feature)
+    places, names, label = _frequency_ticks(kind, n_bins, sample_rate)
+    axes.set_xticks(places, names)
+    axes.set(xlabel=label, ylabel=unit or _unit(kind), xlim=(0, n_bins - 1))
 
 
 @styled
@@ -190,10 +184,7 @@ def plot_feature(values, feature, sample_rate=22050, hop_length=1024, axes=None)
     axes : matplotlib.axes.Axes, optional
         Axes to draw into; by default a new figure.
     """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"a feature has shape (bins, frames), got {values.shape}")
-    kind = _kind(feature)
+    values, kind = np.asarray(values, dtype=float), _kind(feature)
     unit = _unit(kind)
     limits = {"vmin": values.min(), "vmax": values.max()}
     if "dB" in unit:

@@ -39,9 +39,9 @@ def plot_history(histories, names=None, selected=None):
     selected : list of int, optional
         Epoch chosen in each run; by default the first with the best validation accuracy.
     """
-    runs = [histories] if histories and isinstance(histories[0], dict) else list(histories)
-    if not runs or not all(runs):
-        raise ValueError("no epochs to plot: histories is empty")
+    from matplotlib.lines import Line2D
+
+    runs = [histories] if isinstance(histories[0], dict) else histories
     figure, panels = new_figure(8.2, 3.4, columns=2)
     for k, run in enumerate(runs):
         epochs = [row["epoch"] for row in run]
@@ -58,19 +58,13 @@ def plot_history(histories, names=None, selected=None):
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylim(bottom=0)
-    _history_legend(figure, names)
-    return figure
-
-
-def _history_legend(figure, names):
-    from matplotlib.lines import Line2D
-
     plain = [PLAIN, PLAIN] if names else [TRAINING, VALIDATION]
     keys = [Line2D([], [], linestyle="--", color=plain[0], label="training"),
             Line2D([], [], color=plain[1], label="validation"),
             Line2D([], [], linestyle="", marker="o", color=plain[1], label="epoch chosen on validation")]
     keys += [Line2D([], [], linewidth=4, color=RUNS[k % 8], label=n) for k, n in enumerate(names or [])]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 5))
+    return figure
 
 
 @styled
@@ -91,10 +85,7 @@ def plot_roc(labels, probabilities, genres):
 
 
 def _draw_roc(axes, labels, probabilities, genres):
-    areas = genre_auc(labels, probabilities)
-    if len(genres) != len(areas):
-        raise ValueError(f"{len(genres)} genres for probabilities of {len(areas)} classes")
-    short = shortened(genres)
+    areas, short = genre_auc(labels, probabilities), shortened(genres)
     _draw_curves(axes, labels, probabilities, {k: f"{areas[k]:.2f}  {short[k]}" for k in np.argsort(-areas)}, genres,
                  chance="0.50  chance")
     axes.set(xlabel="clips of other genres taken for it (%)", ylabel="clips of the genre found (%)",
@@ -134,8 +125,6 @@ def plot_confusion(confusion, genres):
 
 def _draw_confusion(axes, confusion, genres):
     counts = np.asarray(confusion)
-    if counts.shape != (len(genres), len(genres)) or counts.size == 0:
-        raise ValueError(f"a confusion matrix of shape {counts.shape} does not fit {len(genres)} genres")
     sizes = counts.sum(1)
     percent = 100 * counts / np.maximum(sizes, 1)[:, None]
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -163,7 +152,7 @@ def plot_roc_and_confusion(labels, probabilities, genres):
 
 
 @styled
-def plot_intervals(names, means, intervals, chance=None):
+def plot_intervals(names, means, intervals, chance):
     """Accuracies of several models with their intervals, one row each, the first on top.
 
     Parameters
@@ -171,7 +160,7 @@ def plot_intervals(names, means, intervals, chance=None):
     names : list of str
     means : list of float, 0 to 1
     intervals : list of (low, high) or None, 0 to 1
-    chance : float, optional, 0 to 1
+    chance : float, 0 to 1
         Drawn as a line.
     """
     figure, axes, write = new_rows(names, "accuracy (%)", 7.6, 0.36)
@@ -182,21 +171,20 @@ def plot_intervals(names, means, intervals, chance=None):
                   label=None if row else "measured, 95 % interval")
         write(row, f"{100 * mean:.1f}")
         write(row, ends, 1.1)
-    if chance is not None:
-        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
+    axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1, label="chance")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 @styled
-def plot_genre_accuracy(summary, chance=None):
+def plot_genre_accuracy(summary, chance):
     """Recall of each genre, with its interval.
 
     Parameters
     ----------
     summary : dict
         From `evaluation.summarise`.
-    chance : float, optional, 0 to 1
+    chance : float, 0 to 1
     """
     rows = {genre: row for genre, row in summary["genres"].items() if row["clips"]}
     colours = genre_colours(rows)
@@ -208,9 +196,8 @@ def plot_genre_accuracy(summary, chance=None):
         if None not in row["interval"]:
             axes.plot(100 * np.array(row["interval"]), [place, place], color=PLAIN, linewidth=1.2)
         write(place, f"{100 * row['accuracy']:.1f}")
-    if chance is not None:
-        axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
-        axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
+    axes.axvline(100 * chance, color=PLAIN, linestyle=":", linewidth=1)
+    axes.text(100 * chance, -0.6, " chance", fontsize=9, va="bottom")
     return figure
 
 

@@ -162,9 +162,8 @@ def _write_array(path, array, table, length, info):
     out.flush()
 
 
-def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", results_dir="results", runs_dir=None,
-               folder=None, progress=True, **where):
-    """Train one experiment on every rung.
+def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", **where):
+    """Train one experiment on every rung: the data go to ``ladder`` in the data folder, results to ``results/ladder``.
 
     Parameters
     ----------
@@ -174,21 +173,17 @@ def run_ladder(data_dir, experiment, length, epochs, repeats=1, subset="small", 
     length : int
         Frames of a chunk.
     epochs, repeats : int
-    folder : path-like, optional
-        Folder for the rungs; by default ``ladder`` in the data folder.
 
     Returns
     -------
     dict of str to dict
         Rung to its result.
     """
-    name = dataset_name(data_dir, subset)
-    folder = Path(folder or Path(data_dir) / "ladder")
     found = {}
     for rung in RUNGS:
-        data = make_rung(data_dir, rung, folder / f"{name}_{rung}", EXPERIMENTS[experiment]["feature"], length, subset)
-        results, _ = run_experiments([experiment], data, epochs, repeats, results_dir=Path(results_dir) / "ladder",
-                                     runs_dir=runs_dir, progress=progress, **where)
+        folder = Path(data_dir) / "ladder" / f"{dataset_name(data_dir, subset)}_{rung}"
+        data = make_rung(data_dir, rung, folder, EXPERIMENTS[experiment]["feature"], length, subset)
+        results, _ = run_experiments([experiment], data, epochs, repeats, results_dir="results/ladder", **where)
         found[rung] = results[experiment]
     return found
 

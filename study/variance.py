@@ -6,8 +6,10 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from study.predictions import COLUMNS
+from study.predictions import COLUMNS, LEVEL
 from study.tables import format_table, measured_on
+
+POINTS, POWER = 2, 0.8      # the difference that is to be found, and the probability that it is significant
 
 
 def clustered_error(values, artists):
@@ -71,8 +73,8 @@ def variance_table(results, answers):
     return pd.DataFrame(rows.values(), list(rows), columns=["points", "models"]).astype({"models": int})
 
 
-def clips_needed(answers, points=2.0, level=0.05, power=0.8):
-    """Test clips and artists that show a difference of so many points between two models.
+def clips_needed(answers):
+    """Test clips and artists that show a difference of `POINTS` between two models with probability `POWER`.
 
     Each pair of models gives the standard error of its difference on the clips that there are; it falls with the
     square root of their number. `variance_table` says why artists, not clips, are what is drawn.
@@ -81,18 +83,13 @@ def clips_needed(answers, points=2.0, level=0.05, power=0.8):
     ----------
     answers : dict of str to DataFrame
         From `predictions.load_answers`, of the same clips.
-    points : float
-    level : float
-        Of a two-sided test.
-    power : float
-        Probability that such a difference is found significant.
 
     Returns
     -------
     DataFrame, one row per kind of comparison: ``clips`` and ``artists`` of the median pair, ``clips, most``, of the
         pair in twenty that needs more, and ``smallest difference``, in points, that the present clips can show
     """
-    z = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
+    z = NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)
     one = next(iter(answers.values()))
     artists, share = one["artist"], one["artist"].nunique() / len(one)
     right = {name: table.loc[one.index].drop(columns=COLUMNS).eq(one["genre"], axis=0)
@@ -112,7 +109,7 @@ def clips_needed(answers, points=2.0, level=0.05, power=0.8):
     for what, each in errors.items():
         if each:
             median, most = np.quantile(each, [0.5, 0.95])
-            clips = len(one) * np.square(100 * z / points * np.array([median, most]))
+            clips = len(one) * np.square(100 * z / POINTS * np.array([median, most]))
             rows[what] = [round(clips[0]), round(clips[0] * share), round(clips[1]), 100 * z * median]
     return pd.DataFrame(rows.values(), list(rows), columns=["clips", "artists", "clips, most", "smallest difference"])
 
@@ -124,5 +121,5 @@ def variance_tables(results, answers):
                          ["what moves a test accuracy", "points", "models"])
     second = format_table([[what, *(f"{row[column]:,.0f}" for column in needed.columns[:3]),
                             f"{row['smallest difference']:.1f}"] for what, row in needed.iterrows()],
-                          ["to tell 2 points apart", *needed.columns[:3], "smallest difference here"])
+                          [f"to tell {POINTS} points apart", *needed.columns[:3], "smallest difference here"])
     return f"{first}\n\n{second}\n\n{measured_on(results)}"

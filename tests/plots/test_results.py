@@ -160,7 +160,6 @@ def test_no_two_names_lie_on_one_another_or_leave_the_picture(save, near):
     lambda results: rf.plot_forest([]),
     lambda results: rf.plot_recall([]),
     lambda results: rf.plot_protocols([made_up("mel128_square", 0.5, watched=False)[0]]),
-    lambda results: rf.plot_pairs(results, pd.DataFrame({"a": ["mel128_square"], "b": ["mel128_bbnn"]})),
 ])
 def test_what_cannot_be_drawn_is_one_line(results, call):
     with pytest.raises(ValueError) as error:

@@ -119,9 +119,9 @@ def test_what_cannot_be_cut_is_one_line(tiny, tmp_path, change, message):
     assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
 
 
-def test_the_ladder_is_trained_and_its_results_are_kept(tiny, tmp_path):
-    found = leakage.run_ladder(tiny, "cqt_square", 64, epochs=1, results_dir=tmp_path / "results", device="cpu",
-                               runs_dir=tmp_path / "runs", folder=tmp_path / "ladder", progress=False)
+def test_the_ladder_is_trained_and_its_results_are_kept(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = leakage.run_ladder(tiny, "cqt_square", 64, epochs=1, device="cpu", progress=False)
     assert list(found) == list(leakage.RUNGS)
     for rung, result in found.items():
         path = tmp_path / "results" / "ladder" / f"tiny_{rung}" / "cqt_square.json"
@@ -132,4 +132,4 @@ def test_the_ladder_is_trained_and_its_results_are_kept(tiny, tmp_path):
                           "interval over artists.")
     text = "<!-- ladder tiny cqt_square -->\n<!-- end -->"
     assert f"\n{table}\n" in marked_tables.marked_tables(text, tmp_path / "results")
-    assert len(set(artists_of(load_tracks(tmp_path / "ladder" / "tiny_track")))) == 32
+    assert len(set(artists_of(load_tracks(tiny / "ladder" / "tiny_track")))) == 32
