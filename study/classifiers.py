@@ -176,21 +176,24 @@ def fit_baselines(data, names=tuple(CLASSIFIERS), repeats=None, results_dir="res
                 model = {"class": name, "args": {"classifier": repr(CLASSIFIERS[name](seed)[-1])}}
                 fit_seed(name, data, seed, run_dir, {**config, "model": model, "training": {"seed": seed}})
                 runs[name] += [run_dir.parent if folds else run_dir] * (not fold)
-    results = {}
-    for name, path in paths.items():
-        configs = [load_config(part) for run in runs[name] for part in parts_of(run)]
-        seeds_of, tests = [seed_line(run, _outcome) for run in runs[name]], [*map(load_probabilities, runs[name])]
-        results[name] = make_result(path.stem, configs, seeds_of, tests, parameters=None,
-                                    reported=None if data.suffix else REPORTED.get(name),
-                                    commit=configs[0].get("commit"))
-        save_result(path, results[name], tests)
-    return results, runs
+    return {name: _summarise(paths[name], runs[name], None if data.suffix else REPORTED.get(name))
+            for name in names}, runs
 
 
 def _count_seeds(name, path, repeats, folds):
     """How many seeds to fit: one for a classifier that draws no random numbers."""
     count = count_seeds(path, repeats, folds)
     return count if repr(CLASSIFIERS[name](0)) != repr(CLASSIFIERS[name](1)) else 1
+
+
+def _summarise(path, runs, reported):
+    """Write the result of a classifier, for the same tables as the networks' results."""
+    configs = [load_config(part) for run in runs for part in parts_of(run)]
+    seeds, tests = [seed_line(run, _outcome) for run in runs], [load_probabilities(run) for run in runs]
+    result = make_result(path.stem, configs, seeds, tests, parameters=None, reported=reported,
+                         commit=configs[0].get("commit"))
+    save_result(path, result, tests)
+    return result
 
 
 def _outcome(run):

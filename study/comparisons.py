@@ -143,16 +143,12 @@ def surest_mistakes(run, tracks, most=5):
     DataFrame by track id, most confident first: artist, title, true and predicted genre, probability in per cent
     """
     test = load_probabilities(run)
-    said = test["probabilities"].argmax(1)
-    sureness = test["probabilities"].max(1)
-    wrong = np.flatnonzero(said != test["labels"])
-    order = wrong[np.argsort(-sureness[wrong], kind="stable")]
-    first = sorted(np.unique(test["artists"][order], return_index=True)[1])[:most]
-    order = order[first]
-    names = [column for column in ("artist", "title") if column in tracks]
-    return tracks.loc[test["tracks"][order], names].fillna("").assign(
-        true=test["genres"][test["labels"][order]], predicted=test["genres"][said[order]],
-        **{"probability %": (100 * sureness[order]).round().astype(int)})
+    said = pd.DataFrame({"by": test["artists"], "true": test["genres"][test["labels"]],
+                         "predicted": test["genres"][test["probabilities"].argmax(1)],
+                         "probability %": 100 * test["probabilities"].max(1)}, test["tracks"])
+    wrong = said[said["true"] != said["predicted"]].sort_values("probability %", ascending=False, kind="stable")
+    wrong = wrong.drop_duplicates("by").drop(columns="by").head(most).round().astype({"probability %": int})
+    return tracks.loc[wrong.index, [name for name in ("artist", "title") if name in tracks]].fillna("").join(wrong)
 
 
 def shuffled_accuracy(run, dataset, piece=20, seed=0):

@@ -46,25 +46,30 @@ def marked_tables(text, results_dir="results"):
     """
     def write(match):
         begin, kind, dataset, names, end = match.groups()
-        if kind in ("study", "families"):
-            table = {"study": study_table, "families": families_table}[kind]
-            return f"{begin}\n{table(load_results(Path(results_dir) / dataset))}\n\n{end}"
-        if kind == "variance":
-            results = [r for r in load_results(Path(results_dir) / dataset) if r["experiment"] in STUDY]
-            return f"{begin}\n{variance_tables(results, load_answers(results, results_dir))}\n\n{end}"
-        if not names:
-            raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
-        if kind == "ladder":
-            return f"{begin}\n{ladder_table(load_ladder(results_dir, dataset, names))}\n\n{end}"
-        chosen = [r for r in load_results(Path(results_dir) / dataset)
-                  if any(fnmatch(r["experiment"], name) for name in names.split())
-                  and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
-        if not chosen:
-            raise DataError(f"{results_dir}/{dataset} has no result named {names}: correct the first line of the table")
-        table = ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
-        return f"{begin}\n{table}\n\n{end}"
+        return f"{begin}\n{_table(kind, dataset, names, results_dir)}\n\n{end}"
 
     return MARKED.sub(write, text)
+
+
+def _table(kind, dataset, names, results_dir):
+    """The table of one mark."""
+    if kind in ("table", "ablations", "ladder") and not names:
+        raise DataError(f"<!-- {kind} {dataset} --> names no experiment: write them behind the data set, * for all")
+    if kind == "ladder":
+        return ladder_table(load_ladder(results_dir, dataset, names))
+    results = load_results(Path(results_dir) / dataset)
+    if kind == "study":
+        return study_table(results)
+    if kind == "families":
+        return families_table(results)
+    if kind == "variance":
+        results = [r for r in results if r["experiment"] in STUDY]
+        return variance_tables(results, load_answers(results, results_dir))
+    chosen = [r for r in results if any(fnmatch(r["experiment"], name) for name in names.split())
+              and (kind == "ablations" or "ablates" not in EXPERIMENTS.get(r["experiment"], {}))]
+    if not chosen:
+        raise DataError(f"{results_dir}/{dataset} has no result named {names}: correct the first line of the table")
+    return ablations_table(chosen, results_dir) if kind == "ablations" else results_table(chosen)
 
 
 def write_marked_tables(path, results_dir="results"):

@@ -229,9 +229,8 @@ def p_word(p):
 
 def load_ladder(results_dir, dataset, experiment):
     """The results of `leakage.run_ladder`: rung to result, least leaky first."""
-    there = {rung: read_result(Path(results_dir) / "ladder" / f"{dataset}_{rung}" / f"{experiment}.json")
-             for rung in RUNGS}
-    found = {rung: result for rung, result in there.items() if result}
+    folder = Path(results_dir) / "ladder"
+    found = {rung: result for rung in RUNGS if (result := read_result(folder / f"{dataset}_{rung}/{experiment}.json"))}
     if not found:
         raise DataError(f"{results_dir}/ladder has no {experiment} on {dataset}: python -m study.leakage {experiment}")
     return found

@@ -57,13 +57,12 @@ def variance_table(results, answers):
         the results do not show, such as folds where there are none, are left out.
     """
     seeds = [[s["test"] for s in r["seeds"]] for r in results if len(r["seeds"]) > 1]
-    single = {name: table[[*COLUMNS, column]] for name, table in answers.items() for column in table.columns[2:3]}
-    right = {name: table.iloc[:, 2].eq(table["genre"]) for name, table in single.items()}
+    right = {name: table.iloc[:, 2].eq(table["genre"]) for name, table in answers.items()}      # of the first seed
     spreads = {
         "seed: the same network, trained again": [np.std(each, ddof=1) for each in seeds],
         "fold: another fifth of the artists is tested": [r["folds"]["test_sd"] for r in results if r.get("folds")],
-        "test clips, if they were independent": [clustered_error(right[n], single[n].index) for n in single],
-        "test artists": [clustered_error(right[n], single[n]["artist"]) for n in single],
+        "test clips, if they were independent": [clustered_error(each, each.index) for each in right.values()],
+        "test artists": [clustered_error(right[name], answers[name]["artist"]) for name in answers],
     }
     rows = {what: (100 * np.sqrt(np.mean(np.square(each))), len(each)) for what, each in spreads.items() if each}
     gains = [s["test_max"] - s["test"] for r in results for s in r["seeds"] if s["test_max"] is not None]

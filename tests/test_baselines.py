@@ -113,7 +113,7 @@ def test_a_track_without_a_number_is_left_out_and_counted(tiny, value):
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda path: path.write_text(""), "truncated"),
+    (lambda path: path.write_text(""), "not in FMA's layout"),
     (lambda path: path.write_bytes(b"\xff\xfe\x00" * 99), "not in FMA's layout"),
     (lambda path: path.write_text("track_id,a,b\n" * 9), "must read feature, statistics, number, track_id"),
     (lambda path: path.write_text(path.read_text().replace("e+00", "e+word")), "not in FMA's layout"),
