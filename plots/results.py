@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 
 from evaluation import format_interval, largest_share
+from plots.runs import draw_matrix
 from plots.style import FAINT, PLAIN, REPORTED, RUNS, TRAINING, VALIDATION, new_figure, new_rows, shortened, styled
 from study.predictions import LEVEL
 from study.tables import reported_by_study
@@ -36,15 +37,6 @@ def by_accuracy(results):
     if not results:
         raise ValueError("no results to plot")
     return sorted(results, key=lambda r: -r["test"]["accuracy"])
-
-
-def _cells(axes, values, columns, rows, vmax):
-    """Draw a matrix with the names of its columns and rows."""
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
 
 
 @styled
@@ -97,7 +89,7 @@ def plot_pairs(results, found):
         points[row, column] = difference if place[a] == column else -difference
         axes.text(column, row, f"{points[row, column]:.1f}", ha="center", va="center", fontsize=7.5, color=PLAIN,
                   bbox={"facecolor": "none", "edgecolor": REPORTED, "pad": 2.5} if p < LEVEL else None)
-    _cells(axes, points, names.values(), names.values(), vmax=max(1, 1.6 * np.nanmax(points)))
+    draw_matrix(axes, points, names.values(), names.values(), vmax=max(1, 1.6 * np.nanmax(points)))
     axes.set(xlim=(-0.5, size - 1.5), ylim=(size - 0.5, 0.5))
     axes.set_title("points by which the column leads the row; framed: significant", fontsize=9, loc="left")
     return figure
@@ -155,7 +147,7 @@ def plot_recall(results):
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
                   color="white" if value > 65 else PLAIN, weight="normal" if row else "bold")
     axes.axhline(0.5, color="white", linewidth=4)       # separates the mean from the models
-    _cells(axes, shown, np.array(shortened(genres))[hardest], ["mean of all", *short_names(order).values()], vmax=100)
+    draw_matrix(axes, shown, np.array(shortened(genres))[hardest], ["mean of all", *short_names(order).values()], 100)
     return figure
 
 

@@ -127,15 +127,20 @@ def _draw_confusion(axes, confusion, genres):
     counts = np.asarray(confusion)
     sizes = counts.sum(1)
     percent = 100 * counts / np.maximum(sizes, 1)[:, None]
-    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    short = shortened(genres)
+    draw_matrix(axes, percent, short, [f"{g} ({n})" for g, n in zip(short, sizes, strict=True)], 100)
     for row, column in zip(*counts.nonzero(), strict=True):  # an empty cell is easier to see than a 0
         ink = "white" if percent[row, column] > 65 else PLAIN
         axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="bottom", color=ink)
         axes.text(column, row + 0.08, str(counts[row, column]), ha="center", va="top", color=ink, size=7.5)
-    short = shortened(genres)
-    axes.set_xticks(range(len(genres)), short, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(genres)), [f"{g} ({n})" for g, n in zip(short, sizes, strict=True)])
     axes.set(xlabel="predicted\n(per cent of the true genre,\nnumber below)", ylabel="true (number of predictions)")
+
+
+def draw_matrix(axes, values, columns, rows, vmax):
+    """Draw a matrix in shades of blue from 0 to `vmax`, with the names of its columns and rows."""
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
     axes.grid(False)
     axes.spines[:].set_visible(False)
 
