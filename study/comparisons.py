@@ -264,31 +264,31 @@ def in_words(table, questions=()):
     return "\n".join(lines)
 
 
+def _plain(feature, change=""):
+    """Names of the plain networks on a feature, with one thing changed."""
+    return [f"{feature}_{shape}{change}" for shape in SHAPES]
+
+
 def cqt_against_mel():
     """Questions for `contrasts`: does the CQT beat mel, on the original study's linear input, and in decibels?"""
-    def of(feature, change=""):
-        return [f"{feature}_{shape}{change}" for shape in SHAPES]
-
-    linear = contrast(of("cqt", "_linear_raw"), of("mel_stft", "_linear_raw"))
-    decibels = contrast(of("cqt"), of("mel_stft"))
+    linear = contrast(_plain("cqt", "_linear_raw"), _plain("mel_stft", "_linear_raw"))
+    decibels = contrast(_plain("cqt"), _plain("mel_stft"))
     return {"CQT − mel, as the original fed them": linear, "CQT − mel, in decibels": decibels,
-            "what decibels give to mel": contrast(of("mel_stft"), of("mel_stft", "_linear_raw")),
-            "what decibels give to the CQT": contrast(of("cqt"), of("cqt", "_linear_raw")),
+            "what decibels give to mel": contrast(_plain("mel_stft"), _plain("mel_stft", "_linear_raw")),
+            "what decibels give to the CQT": contrast(_plain("cqt"), _plain("cqt", "_linear_raw")),
             "by how much they close the gap": linear | {name: -weight for name, weight in decibels.items()}}
 
 
 def from_mel_to_cqt():
     """Questions for `contrasts`: what do the single steps between mel and the CQT change, in decibels?"""
-    def step(title, to, start):
-        return {title: contrast([f"{to}_{shape}" for shape in SHAPES], [f"{start}_{shape}" for shape in SHAPES])}
-
-    return (step("CQT − mel", "cqt", "mel_stft")
-            | step("mel, 84 bands from C1 to B7 − mel", "mel84", "mel_stft")
-            | step("… with 186 ms instead of 46", "mel84_fine", "mel84")
-            | step("… at semitones", "logstft84", "mel84_fine")
-            | step("… by constant Q: CQT", "cqt", "logstft84")
-            | step("mel with 186 ms − mel", "mel_fine", "mel_stft")
-            | step("CQT of 128 bins − CQT", "cqt128", "cqt"))
+    steps = {"CQT − mel": ("cqt", "mel_stft"),
+             "mel, 84 bands from C1 to B7 − mel": ("mel84", "mel_stft"),
+             "… with 186 ms instead of 46": ("mel84_fine", "mel84"),
+             "… at semitones": ("logstft84", "mel84_fine"),
+             "… by constant Q: CQT": ("cqt", "logstft84"),
+             "mel with 186 ms − mel": ("mel_fine", "mel_stft"),
+             "CQT of 128 bins − CQT": ("cqt128", "cqt")}
+    return {title: contrast(_plain(to), _plain(start)) for title, (to, start) in steps.items()}
 
 
 def blocks_against_plain(feature):

@@ -150,7 +150,7 @@ def load_runs(folder, stored=()):
     groups, stored = {}, {result["experiment"]: result for result in stored}
     for path in sorted(Path(folder).glob("*/seed*")):
         parts, there = fold_runs(path), stored.get(path.parent.name)
-        whole = all(map(_is_trained, parts or [path]))
+        whole = all(map(_is_trained, parts_of(path)))
         for run in [path] if whole else filter(_is_trained, parts):
             config = load_config(parts_of(run)[0])
             settings = tuple(settings_of(config["training"]).items())
