@@ -33,8 +33,9 @@ import pandas as pd  # noqa: E402 - sys.path is set above
 import demo  # noqa: E402
 import features  # noqa: E402
 from audio import cluster  # noqa: E402
+from audio.cache import save_whole  # noqa: E402
 from fma import DataError  # noqa: E402
-from study import result_files, tables  # noqa: E402
+from study import result_files  # noqa: E402
 from study.tables import format_table  # noqa: E402
 
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -194,7 +195,7 @@ def experiments_killed(folder, rounds, rng):
 def keep_writing(folder):
     text = "".join(f"line {k}\n" for k in range(30_000))
     for k in itertools.count():
-        tables.save_whole(folder / "README.md", lambda path, k=k: path.write_text(f"{k % 2}\n{text}"))
+        save_whole(folder / "README.md", lambda path, k=k: path.write_text(f"{k % 2}\n{text}"))
         result_files.save_table(folder, "tiny", "table", pd.DataFrame({"x": [k % 2] * 9999}))
 
 
@@ -204,6 +205,7 @@ def tables_killed(folder, rounds, rng):
         process = multiprocessing.get_context("fork").Process(target=keep_writing, args=(folder,))
         process.start()
         time.sleep(rng.uniform(0.02, 0.3))
+        assert process.is_alive(), "writing failed"
         process.kill()
         process.join()
         if (folder / "README.md").exists():
