@@ -127,15 +127,11 @@ def shortened(names, most=24):
     ['Rock', 'Contemporary…Revival']
     """
     def cut(text):
-        head = tail = ""
-        for letter in text:
-            if width(head + letter) > 0.6 * most:
-                break
-            head += letter
-        for letter in reversed(text):
-            if width(head + letter + tail) > most - 1:
-                break
-            tail = letter + tail
+        head = tail = text
+        while width(head) > 0.6 * most:
+            head = head[:-1]
+        while width(head + tail) > most - 1:
+            tail = tail[1:]
         return f"{head.rpartition(' ')[0] or head}…{tail.partition(' ')[2] or tail}"        # whole words, if there are
 
     names = [" ".join(str(name).split()) for name in names]
