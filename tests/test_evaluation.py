@@ -78,7 +78,6 @@ def test_confusion_rows_are_true_genres():
     (lambda: ev.artist_flips([0, 1], [1]), "one per clip"),
     (lambda: ev.artist_flips([0, np.nan]), "no value NaN"),
     (lambda: ev.summarise([0, 1], np.eye(2), [0, 1], ["Rock"]), "1 genres for probabilities of 2 classes"),
-    (lambda: format_table([["a"]], ["x", "y"]), "1 cells in a table of 2 columns"),
 ])
 def test_errors_say_what_is_wrong_in_a_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
