@@ -3,6 +3,9 @@
 The input is decoded waveforms at 22,050 Hz, the values are those of `transforms.extract`, so librosa's. All sums are in
 float64: a bin may be 120 dB below its neighbour, too low for float32, and for TF32, which torch may use instead on a
 GPU. Decoding takes far longer even so (benchmarks/gpu_features.py).
+
+In all functions `y` has shape (clips, samples) and is 0 past each clip's end, `lengths` and `counts`, of shape (clips,)
+and int64, say how many samples and frames are a clip's own, and a result has shape (clips, bins, frames) and float64.
 """
 
 import math
@@ -13,7 +16,7 @@ import torch
 from torch.nn.functional import pad
 
 from audio.spectra import BINS_PER_OCTAVE, HOP_LENGTH, N_BINS, N_FFT, N_MELS, SAMPLE_RATE, cqt_kernels
-from audio.transforms import CLIP_SECONDS, FEATURES, FLOOR_DB, N_MFCC, STUDY_FEATURES
+from audio.transforms import CLIP_SECONDS, FLOOR_DB, N_MFCC, STUDY_FEATURES
 from fma import DataError
 
 REACH = 194             # samples on each side of soxr's HQ filter for halving a rate; its taps beyond are 0 (1e-8)
@@ -90,20 +93,7 @@ def _own(lengths, size):
 
 
 def halve(y, lengths):
-    """Halve the sample rate, as ``soxr.resample(y, 2, 1, quality="HQ")`` does of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float64
-        Zero past each clip's end.
-    lengths : Tensor, shape (clips,), int64
-        Samples of each clip.
-
-    Returns
-    -------
-    y : Tensor, shape (clips, (samples + 1) // 2)
-    lengths : Tensor, shape (clips,)
-    """
+    """`y` and `lengths` at half the sample rate, as ``soxr.resample(y, 2, 1, quality="HQ")`` of each clip."""
     size, lengths = (y.shape[1] + 1) // 2, (lengths + 1) // 2
     blocks = -(-size // BLOCK)
     padded = pad(y, (REACH, 2 * BLOCK * blocks + REACH - y.shape[1]))
@@ -113,19 +103,7 @@ def halve(y, lengths):
 
 
 def cqt(y, lengths):
-    """Constant-Q magnitude of a batch, as `spectra.cqt` of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float32
-        Mono, 22,050 Hz, zero past each clip's end.
-    lengths : Tensor, shape (clips,), int64
-
-    Returns
-    -------
-    C : Tensor, shape (clips, 84, frames), float64
-        Amplitude; frames = 1 + samples // 1024.
-    """
+    """Constant-Q magnitude, as `spectra.cqt` of each clip."""
     n_frames, octaves, y = 1 + y.shape[1] // HOP_LENGTH, [], y.double()
     for octave, kernel in enumerate(constants(y.device)["kernels"]):
         if octave:
@@ -140,17 +118,7 @@ def cqt(y, lengths):
 
 
 def stft_power(y):
-    """Power spectrogram of a batch, as `spectra.stft_power` of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float32
-        Mono, 22,050 Hz, zero past each clip's end.
-
-    Returns
-    -------
-    S : Tensor, shape (clips, 513, frames), float64
-    """
+    """Power spectrogram, as `spectra.stft_power` of each clip."""
     n_frames = 1 + y.shape[1] // HOP_LENGTH
     padded = pad(y, (N_FFT // 2, N_FFT))[:, : n_frames * N_FFT]                         # hop = n_fft: no overlap
     X = torch.fft.rfft(padded.unflatten(1, (n_frames, N_FFT)) * constants(y.device)["window"])
@@ -158,14 +126,7 @@ def stft_power(y):
 
 
 def estimate_tuning(S, counts):
-    """Deviation from A440, as `transforms.estimate_tuning` of each clip.
-
-    Parameters
-    ----------
-    S : Tensor, shape (clips, 513, frames)
-        Power spectrogram.
-    counts : Tensor, shape (clips,), int64
-        Frames that are a clip's own.
+    """Deviation from A440 of each clip, as `transforms.estimate_tuning` of its power spectrogram.
 
     Returns
     -------
@@ -199,23 +160,12 @@ def normalise(x, norm):
 
 
 def cens(chroma, counts):
-    """Chroma energy normalised statistics, as ``librosa.feature.chroma_cens``.
-
-    Parameters
-    ----------
-    chroma : Tensor, shape (clips, 12, frames)
-        Not normalised.
-    counts : Tensor, shape (clips,), int64
-        Frames that are a clip's own.
-
-    Returns
-    -------
-    Tensor, shape (clips, 12, frames)
+    """Chroma energy normalised statistics of a chroma without norm, as ``librosa.feature.chroma_cens`` [1]_.
 
     References
     ----------
-    M. Müller, S. Ewert, "Chroma toolbox: MATLAB implementations for extracting variants of chroma-based audio
-    features", ISMIR 2011.
+    .. [1] M. Müller, S. Ewert, "Chroma toolbox: MATLAB implementations for extracting variants of chroma-based audio
+       features", ISMIR 2011.
     """
     share = normalise(chroma, 1)
     steps = sum((share > step).double() for step in (0.4, 0.2, 0.1, 0.05)) / 4
@@ -225,6 +175,19 @@ def cens(chroma, counts):
 
 
 # ---------------------------------------------------------------- features
+
+
+def _from_cqt(C, counts):
+    chroma = constants(C.device)["fold"] @ C
+    return {"cqt": 20 * torch.log10(C.clamp(min=10 ** (FLOOR_DB / 20))), "chroma_cqt": normalise(chroma, math.inf),
+            "chroma_cens": cens(chroma, counts)}
+
+
+def _from_stft(S, counts):
+    fixed = constants(S.device)
+    mel = 10 * torch.log10((fixed["mel"] @ S).clamp(min=10 ** (FLOOR_DB / 10)))
+    chroma = fixed["chroma"][estimate_tuning(S, counts)] @ S
+    return {"chroma_stft": normalise(chroma, math.inf), "mel_stft": mel, "mfcc": fixed["dct"] @ mel}
 
 
 def extract_batch(y, names=STUDY_FEATURES, lengths=None):
@@ -260,28 +223,15 @@ def extract_batch(y, names=STUDY_FEATURES, lengths=None):
     """
     if unknown := set(names) - set(STUDY_FEATURES):
         raise ValueError(f"not made in batches: {', '.join(sorted(unknown))}")
-    lengths = torch.full(y.shape[:1], y.shape[1]) if lengths is None else torch.as_tensor(lengths)
-    lengths = lengths.to(y.device)
-    y = torch.where(_own(lengths, y.shape[1]), y, 0)
-    counts, fixed, names, found = 1 + lengths // HOP_LENGTH, constants(y.device), set(names), {}
+    lengths = torch.as_tensor([y.shape[1]] * len(y) if lengths is None else lengths, device=y.device)
+    y, counts, found = torch.where(_own(lengths, y.shape[1]), y, 0), 1 + lengths // HOP_LENGTH, {}
     with torch.inference_mode():
-        if names & {"cqt", "chroma_cqt", "chroma_cens"}:
-            C = cqt(y, lengths)
-            found["cqt"] = 20 * torch.log10(C.clamp(min=10 ** (FLOOR_DB / 20)))
-            chroma = fixed["fold"] @ C
-            if "chroma_cqt" in names:
-                found["chroma_cqt"] = normalise(chroma, math.inf)
-            if "chroma_cens" in names:
-                found["chroma_cens"] = cens(chroma, counts)
-        if names & {"chroma_stft", "mel_stft", "mfcc"}:
-            S = stft_power(y)
-            found["mel_stft"] = 10 * torch.log10((fixed["mel"] @ S).clamp(min=10 ** (FLOOR_DB / 10)))
-            if "mfcc" in names:
-                found["mfcc"] = fixed["dct"] @ found["mel_stft"]
-            if "chroma_stft" in names:
-                found["chroma_stft"] = normalise(fixed["chroma"][estimate_tuning(S, counts)] @ S, math.inf)
+        if {"cqt", "chroma_cqt", "chroma_cens"} & set(names):
+            found |= _from_cqt(cqt(y, lengths), counts)
+        if {"chroma_stft", "mel_stft", "mfcc"} & set(names):
+            found |= _from_stft(stft_power(y), counts)
         own = _own(counts, 1 + y.shape[1] // HOP_LENGTH)[:, None]
-        return {name: torch.where(own, found[name], 0).float() for name in FEATURES if name in names}
+        return {name: torch.where(own, found[name], 0).float() for name in STUDY_FEATURES if name in names}
 
 
 def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP_SECONDS):
