@@ -27,7 +27,7 @@ from audio.audit import no_audio, report
 from audio.cache import ARRAYS, PART, SEMITONES, copy_name, find_known, find_part, load_index
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
-from audio.embeddings import EMBEDDINGS, embed_stream
+from audio.embeddings import EMBEDDINGS, embed
 from audio.filling import InUse, clear_finished, empty_row, finish, lock, make_plan, read_status
 from audio.recurrence import RECURRENCE
 from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
@@ -89,8 +89,11 @@ def _results_on(device, rows, workers, setup):
     open_worker(*setup)
     infos = setup[-1]
     decoded, (name, info) = _results(rows, workers, setup, decode_row), next(iter(infos.items()))
-    stream = (embed_stream(decoded, device, name) if name in EMBEDDINGS else
-              extract_stream(decoded, device, infos, seconds=info["seconds"]))
+    if name in EMBEDDINGS:
+        stream = ((key, y if isinstance(y, str) else {name: embed(y, info["sample_rate"], name, device)})
+                  for key, y in decoded)
+    else:
+        stream = extract_stream(decoded, device, infos, seconds=info["seconds"])
     for key, found in stream:
         row, status = key if isinstance(key, tuple) else (key, found)       # its process died
         if not isinstance(found, str):
