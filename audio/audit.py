@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from audio.cache import PART, STATUSES, USABLE, find_part, load_index
-from audio.decoding import AVFile, Undecodable, what_to_install
+from audio.decoding import Undecodable, open_audio, what_to_install
 from audio.transforms import LEAST, count_frames, length_status
 from fma import SPLITS, DataError, artists_of, audio_paths, dataset_name, load_tracks, some
 
@@ -132,32 +132,18 @@ def durations(paths):
         0 for a file that cannot be read, or is not there.
     """
     with quiet_decoders():
-        return [_seconds(path) if os.path.isfile(path) else 0.0 for path in paths]      # a pipe would wait for a writer
+        return list(map(_seconds, paths))
 
 
 def _seconds(path):
-    import soundfile
-
-    errors = soundfile.LibsndfileError, OSError, ValueError, TypeError
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
-    except errors:
-        return _seconds_by_av(path) * (_share(path) if os.fspath(path).lower().endswith(".mp3") else 1)
-    with file:
-        try:
-            if file.format == "FLAC" and file.frames:
-                file.seek(file.frames - 1)                              # raises where there is nothing
-            return file.frames / file.samplerate * (_share(path) if file.format == "MP3" else 1)
-        except errors:
-            return 0.0
-
-
-def _seconds_by_av(path):
-    """Of a file that libsndfile refuses, by its header; 0 if PyAV is missing or refuses it too."""
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            return AVFile(stream).seconds
-    except (ImportError, OSError, Undecodable):
+        with open_audio(path) as file:
+            seconds = file.seconds * (_share(path) if file.format == "MP3" else 1)
+            if file.format == "FLAC" and seconds:
+                file.seek(file.frames - 1)
+                return seconds if len(file.read(1)) else 0.0
+            return seconds
+    except Undecodable:
         return 0.0
 
 
