@@ -10,10 +10,12 @@ and int64, say how many samples and frames are a clip's own, and a result has sh
 
 import math
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from audio.spectra import BINS_PER_OCTAVE, HOP_LENGTH, N_BINS, N_FFT, N_MELS, SAMPLE_RATE, cqt_kernels
 from audio.transforms import CLIP_SECONDS, FLOOR_DB, N_MFCC, STUDY_FEATURES
@@ -259,39 +261,26 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP
     DataError
         If the device has too little memory.
     """
-    gpu = device.type == "cuda"                     # copies from pinned memory run beside Python
-    size = max(1, int(size * min(1, CLIP_SECONDS / seconds)))
-    staging = [torch.zeros(size, math.ceil(seconds * SAMPLE_RATE), pin_memory=gpu) for _ in range(2)]
-    clips, before = iter(clips), None
-    while True:
-        keys, lengths = [], []
-        for key, y in clips:
-            if isinstance(y, str):
-                yield key, y
-                continue
-            staging[0][len(keys), : len(y)] = torch.from_numpy(y)
-            keys.append(key)
-            lengths.append(len(y))
-            if len(keys) == size:
-                break
-        rows = list(_unstack(*before)) if before else []        # waits until the device has read that buffer
-        found = _compute(staging[0][: len(keys)], device, names, lengths) if keys else None
-        yield from rows                             # the caller writes them while the device computes
-        if not keys:
-            return
-        staging.reverse()
-        before = keys, lengths, found
+    size, clips, before = max(1, int(size * min(1, CLIP_SECONDS / seconds))), iter(clips), iter(())
+    while batch := list(islice(clips, size)):
+        yield from ((key, y) for key, y in batch if isinstance(y, str))
+        batch = {key: torch.from_numpy(y) for key, y in batch if not isinstance(y, str)}
+        found = _compute(batch, device, names) if batch else {}
+        yield from before               # the caller writes them while the device computes
+        before = _unstack(batch, found)
+    yield from before
 
 
-def _compute(y, device, names, lengths):
+def _compute(batch, device, names):
     try:
-        return extract_batch(y.to(device, non_blocking=True), names, lengths)
+        y = pad_sequence(list(batch.values()), batch_first=True).to(device)
+        return extract_batch(y, names, list(map(len, batch.values())))
     except torch.cuda.OutOfMemoryError as error:
-        raise DataError(f"the memory of {device} is too small for {len(y)} clips at a time, or used by another "
+        raise DataError(f"the memory of {device} is too small for {len(batch)} clips at a time, or used by another "
                         "program: end that, or run without --device") from error
 
 
-def _unstack(keys, lengths, found):
-    arrays = {name: x.cpu().numpy() for name, x in found.items()}
-    for k, (key, n) in enumerate(zip(keys, lengths, strict=True)):
-        yield key, {name: x[k, :, : 1 + n // HOP_LENGTH] for name, x in arrays.items()}
+def _unstack(batch, found):
+    arrays = {name: x.cpu().numpy() for name, x in found.items()}           # waits for the device
+    for k, (key, y) in enumerate(batch.items()):
+        yield key, {name: x[k, :, : 1 + len(y) // HOP_LENGTH] for name, x in arrays.items()}

@@ -148,13 +148,6 @@ def test_a_stream_keeps_order_and_forgets_the_clip_before():
     assert list(extract_stream([], CPU)) == []
 
 
-def test_a_batch_is_left_alone_until_it_has_been_computed(monkeypatch):
-    monkeypatch.setattr("audio.gpu.extract_batch", lambda y, *_: {"y": y[:, None]})  # reads late, as a GPU
-    clips = {k: np.full(2048, k, np.float32) for k in range(7)}
-    for k, found in extract_stream(clips.items(), CPU, size=2):
-        assert (found["y"] == k).all()
-
-
 def test_too_little_memory_is_said_in_a_line(monkeypatch):
     def full(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
