@@ -173,30 +173,13 @@ def _share(path):
     return min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1))
 
 
-def audit_audio(data_dir, subset="small", seconds=None):
-    """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
-
-    Parameters
-    ----------
-    data_dir : path-like
-    subset : str
-    seconds : float, optional
-        As of features.py: by default those of the cache, else 30.
-
-    Returns
-    -------
-    summary : list of str
-        Lengths, how many clips would be ok, padded and short, and what features.py noted if it was there.
-    problems : list of str
-        Files that are unreadable or hold less than a second, clips that would be short, and those that features.py
-        could not use.
-    """
+def _audit_audio(data_dir, tracks, subset, seconds):
+    """Lines on lengths and on what features.py noted, and problems: clips that are short or cannot be used."""
     import pandas as pd
 
     index = Path(data_dir) / "features" / "index.csv"
     seconds = seconds or (find_part(index.parent) or PART)["seconds"]
-    paths = {track: path for track, path in audio_paths(data_dir, load_tracks(data_dir, subset), subset).items()
-             if path.is_file()}
+    paths = {track: path for track, path in audio_paths(data_dir, tracks, subset).items() if path.is_file()}
     found = pd.Series(durations(paths.values()), list(paths), dtype=float)
     summary, problems = [], []
     bad, found = found.index[found < 1], found[found >= 1]
@@ -234,9 +217,9 @@ def print_audit(data_dir, subset="small", seconds=None):
     artists = f"{len(set(artists_of(tracks)))} artists" if "artist_id" in tracks else "artists unknown"
     print(f"{data_dir}: {len(tracks)} tracks, {artists}\n")
     print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
-    lengths, problems = audit_audio(data_dir, subset, seconds)
-    problems = audit(data_dir, subset) + problems
-    print("\n" + "\n".join([*lengths, *(f"- {line}" for line in problems or ["no problems found"])]))
+    lengths, problems = _audit_audio(data_dir, tracks, subset, seconds)
+    problems = audit(data_dir, subset) + problems or ["no problems found"]
+    print("", *lengths, *(f"- {line}" for line in problems), sep="\n")
 
 
 # ---------------------------------------------------------------- what features.py says

@@ -239,9 +239,8 @@ def run_task(name, rows):
 
     plugin = get_worker().plugins[name]
     if _prepared.get("plugin") is not plugin:
-        _prepared["plugin"] = None
-        _prepared["work"] = _prepare(plugin)
-        _prepared["plugin"] = plugin
+        _prepared.clear()
+        _prepared.update(work=_prepare(plugin), plugin=plugin)
     try:
         results = []
         for row in rows:
