@@ -31,7 +31,7 @@ from audio.cluster import WAIT, connect
 from audio.embeddings import EMBEDDINGS, embed
 from audio.filling import clear_finished, empty_row, finish, lock, make_plan, read_status
 from audio.recurrence import RECURRENCE
-from audio.shards import compile_for_all, hold_shard, own_compiled, parse_shard, plan_shard
+from audio.shards import compile_for_all, own_compiled, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
 from fma import DataError, add_data_options, audio_paths, find_data, load_tracks, progress_bar, run_command
@@ -200,8 +200,8 @@ class _Run:
     def fill(self, shard, scheduler, wait):
         """Compute what is left; return the index, None if clips are left to other shards."""
         if shard:
-            with hold_shard(self.partial, shard):
-                if not self.fill_shard(*shard):
+            with lock(self.partial, shared=True), lock(self.partial, "lock-{}of{}".format(*shard)):
+                if not self.fill_shard(*shard):     # other shards compute at the same time
                     return None
         with connect(scheduler, wait) as client, lock(self.partial, wait=bool(shard)):
             return self.fill_all(client)

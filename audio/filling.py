@@ -146,13 +146,8 @@ def open_array(partial, name):
 
 def write_row(file, row, n_rows, data):
     """Write a row into the .npy file, in place: a memory map would keep every row written in memory."""
-    start = os.fstat(file.fileno()).st_size - (n_rows - row) * len(data)
-    if hasattr(os, "pwrite"):
-        written = os.pwrite(file.fileno(), data, start)
-    else:                           # Windows
-        file.seek(start)
-        written = file.write(data)
-    if written < len(data):
+    file.seek(os.fstat(file.fileno()).st_size - (n_rows - row) * len(data))
+    if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 

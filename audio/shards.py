@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
 
 from audio.filling import lock
 from fma import DataError
@@ -32,13 +31,6 @@ def parse_shard(text):
     if not (shard.isdecimal() and count.isdecimal() and 1 <= int(shard) <= int(count)):
         raise DataError(f"--shard {text} is none: say 1/16 for the first of sixteen, and so on to 16/16")
     return int(shard), int(count)
-
-
-@contextmanager
-def hold_shard(partial, shard):
-    """Keep out whoever fills the cache alone, and a second process with this shard; other shards may come."""
-    with lock(partial, shared=True), lock(partial, "lock-{}of{}".format(*shard)):
-        yield
 
 
 def plan_shard(partial, shards, plan, compile_it):

@@ -55,7 +55,7 @@ def test_who_does_not_belong_to_the_shards_at_work_is_kept_out(small, tmp_path, 
     folder = tmp_path / "features"
     fill_cache(small, NAMES, features_dir=folder, workers=1, progress=False, shard=(1, 2))
     args = ("--data-dir", small, "--features-dir", folder, "--features", *NAMES, "--workers", 1)
-    with shards.hold_shard(folder / ".partial", (2, 2)):
+    with filling.lock(folder / ".partial", shared=True), filling.lock(folder / ".partial", "lock-2of2"):
         assert "another process" in fails(capsys, *args)
         assert "another process" in fails(capsys, *args, "--shard", "2/2")
         assert "in 2 shards, not in 3" in fails(capsys, *args, "--shard", "3/3")
