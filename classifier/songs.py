@@ -19,6 +19,7 @@ from audio.decoding import Undecodable, open_audio
 from audio.embeddings import EMBEDDINGS, embed, load_encoder
 from audio.transforms import FEATURES, SAMPLE_RATE, SILENCE, extract, resample
 from audio.workers import in_processes
+from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
 from fma import progress_bar
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
@@ -211,8 +212,6 @@ def classify(songs, classifier=None, workers=None, progress=False):
         See `answer`; ``file`` is the path, or "song 3" for the third if it is none. A file that cannot be read has an
         ``error``, and the rest go on.
     """
-    from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
-
     songs, answers, following = _as_list(songs), {}, 0
     with ThreadPoolExecutor(1) as background:               # torch is imported while the first files are decoded
         if isinstance(classifier, Classifier):

@@ -162,7 +162,7 @@ def test_torch_is_imported_while_the_first_file_is_decoded(song, monkeypatch):
             time.sleep(0.01)
         raise DataError("no network" if order else "nothing was decoded meanwhile")
 
-    monkeypatch.setattr("classifier.network.load_classifier", load)
+    monkeypatch.setattr(songs, "load_classifier", load)
     with pytest.raises(DataError, match="no network"):
         list(classify([song]))
 
