@@ -59,13 +59,11 @@ def training_rows(rows):
     return table
 
 
-def command_rows(start, evaluation, shared, disk):
+def command_rows(start, shared, disk):
     """Rows of what surrounds training."""
     seconds = {name: float(np.median(values)) for name, values in start[0].items()}
     both = [shared[who] / shared["1 process, 1 thread"] for who in list(shared)[1:]]
     rows = [
-        ("evaluation of a clip, FrequencyCNN: the original's / ours",
-         f"{ratio(evaluation['original'], evaluation['ours']):.1f}", "", None, "as training; the test is read once"),
         ("predict.py --help, seconds", f"{seconds['predict']:.2f}", "< 0.5", seconds["predict"] < 0.5,
          "imports of pandas and numpy"),
         ("training.py cqt_square, 2 processes / 1, a thread each", f"{both[1]:.2f}", "", None,
