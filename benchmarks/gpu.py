@@ -177,22 +177,18 @@ def study_hours(rows):
 
 def summary(rows):
     """A line for each network, as Markdown: clips per second, and how many times the original's."""
-    found = {(r["network"], r["loop"], r["batch"], r["precision"], r["graph"], r["compiled"]): r["clips_per_second"]
-             for r in rows}
-
-    def best(network, batch):
-        return {precision: max((rate for (name, loop, size, how, _, compiled), rate in found.items() if
-                                (name, loop, size, how, compiled) == (network, "ours", batch, precision, False)),
-                               default=None) for precision in PRECISIONS}
+    def best(network, loop, batch, precisions=PRECISIONS, compiled=False):
+        return max((r["clips_per_second"] for r in rows if r["precision"] in precisions and
+                    (r["network"], r["loop"], r["batch"], r["compiled"]) == (network, loop, batch, compiled)),
+                   default=None)
 
     cells = []
     for network in dict.fromkeys(r["network"] for r in rows if r["network"] in NETWORKS):
-        small, large = best(network, BATCHES[0]), best(network, BATCHES[1])
-        original = found.get((network, "original", BATCHES[0], "float32", False, False))
-        compiled = found.get((network, "ours", BATCHES[0], "bfloat16", False, True))
-        fastest = max(filter(None, (*small.values(), compiled)), default=None)
-        values = [original, *small.values(), compiled, max(filter(None, large.values()), default=None)]
-        cells.append([network, *(value and f"{value:,.0f}" for value in values),
+        original, large = best(network, "original", BATCHES[0]), best(network, "ours", BATCHES[1])
+        small = [*(best(network, "ours", BATCHES[0], [precision]) for precision in PRECISIONS),
+                 best(network, "ours", BATCHES[0], compiled=True)]
+        fastest = max(filter(None, small), default=None)
+        cells.append([network, *(value and f"{value:,.0f}" for value in (original, *small, large)),
                       original and fastest and f"{fastest / original:.1f}"])
     return format_table(cells, ["clips/s", "original", *PRECISIONS, "compiled", f"batch {BATCHES[1]}", "/ original"])
 

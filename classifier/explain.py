@@ -108,14 +108,12 @@ def _one_class_each(x, classes):
     return classes.expand(len(x))
 
 
-def smoothed(relevance, blur=1.0):
+def smoothed(relevance):
     """Relevance averaged over neighbouring cells, so that adjacent positive and negative values cancel.
 
     Parameters
     ----------
     relevance : Tensor or ndarray, shape (..., bins, frames)
-    blur : float
-        Standard deviation of the Gaussian weights, in cells.
 
     Returns
     -------
@@ -123,8 +121,7 @@ def smoothed(relevance, blur=1.0):
     """
     from scipy.ndimage import gaussian_filter
 
-    relevance = np.asarray(relevance, dtype=np.float64)
-    return gaussian_filter(relevance, (0,) * (relevance.ndim - 2) + (blur, blur), truncate=3)
+    return gaussian_filter(np.asarray(relevance, dtype=np.float64), sigma=1, truncate=3, axes=(-2, -1))
 
 
 def relevant_regions(relevance, share=0.1):
