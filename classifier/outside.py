@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from classifier.linear import fit_linear
-from classifier.network import clip_part
-from classifier.songs import clip_features, usual_rate
+from classifier.songs import clip_features
 from fma import DataError, audio_paths, load_tracks, progress_bar, run_command
 from learning.folds import load_folds
 
@@ -123,7 +122,7 @@ def hear(folder, config):
     for path in progress_bar(paths, unit="clip", leave=False):
         if not (path.parts[-3].isdecimal() and path.is_file()):
             raise DataError(f"{path} is no clip: delete it, the layout is {folder}/<fold: 0, 1, ...>/<kind>/<file>")
-        _, x, _ = clip_features(path, config["feature"], usual_rate(config), clip_part(config)["seconds"])
+        _, x, _ = clip_features(path, config)
         if isinstance(x, str):
             raise DataError(f"{path}: {x}: delete it")
         found.append(x[0].astype(np.float32))

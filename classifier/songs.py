@@ -14,7 +14,7 @@ from numbers import Real
 
 import numpy as np
 
-from audio.cache import PART, kept_frames
+from audio.cache import kept_frames
 from audio.decoding import Undecodable, open_audio
 from audio.embeddings import EMBEDDINGS, embed, load_encoder
 from audio.transforms import FEATURES, SAMPLE_RATE, SILENCE, extract, resample
@@ -118,18 +118,15 @@ def highest(feature, sample_rate):
     return given.get("fmax", (sample_rate if feature == "mel128" else SAMPLE_RATE) / 2)
 
 
-def clip_features(source, feature, usual=None, seconds=WINDOW):
+def clip_features(source, config):
     """The feature of each window of one track, silent windows left out.
 
     Parameters
     ----------
     source : path-like, bytes or (array, int)
         See `decoding.open_audio`.
-    feature : str
-    usual : int, optional
-        See `usual_rate`.
-    seconds : float
-        Length of a window.
+    config : dict
+        Of a network: its feature, the length of the clips that it learned, and `usual_rate`.
 
     Returns
     -------
@@ -140,10 +137,11 @@ def clip_features(source, feature, usual=None, seconds=WINDOW):
     notes : list of str
         What makes the answer doubtful: highs that are missing, an end that was not read.
     """
-    n_frames = kept_frames(feature, PART | {"seconds": seconds})
+    feature, usual, part = config["feature"], usual_rate(config), clip_part(config)
+    n_frames = kept_frames(feature, part)
     starts, found, notes, widest, reach = [], [], [], 0.0, 0.0
     try:
-        for start, y, rate in windows(source, seconds, notes):
+        for start, y, rate in windows(source, part["seconds"], notes):
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
@@ -219,7 +217,7 @@ def classify(songs, classifier=None, workers=None, progress=False):
         else:
             config = read_config(classifier or DEFAULT)
             load = background.submit(load_classifier, classifier or DEFAULT).result
-        decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
+        decode = partial(_decode, config)
         workers = 1 if current_process().daemon else min(len(songs), workers or os.cpu_count() or 1)
         rows = ((k, song.read() if hasattr(song, "read") else song) for k, song in enumerate(songs))
         done = (in_processes(rows, decode, workers, _limit(songs), _use_one_thread, (config["feature"],))
@@ -239,8 +237,8 @@ def _as_list(songs):
     return [songs] if one else list(songs)
 
 
-def _decode(feature, usual, seconds, row):
-    return clip_features(row[1], feature, usual, seconds)
+def _decode(config, row):
+    return clip_features(row[1], config)
 
 
 def _limit(songs):
