@@ -14,8 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -139,18 +139,6 @@ def epoch_of(loop, name, data_dir, size, precision="auto"):
     return (lambda: (call(), torch.cuda.synchronize())) if device.type == "cuda" else call
 
 
-@contextmanager
-def environment(variables):
-    """Environment variables for the processes that are started in the context."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def compare(name, size, n_clips, seconds, limits):
     """A row of the table: clips per second of the loops, and how near ours is to what the machine allows."""
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +146,7 @@ def compare(name, size, n_clips, seconds, limits):
         took = in_turns({loop: (epoch_of, (loop, name, folder, size)) for loop in LOOPS}, seconds)
         plain = took
         if choose_device().type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-            with environment(AVX2):
+            with patch.dict(os.environ, AVX2):
                 plain = in_turns({loop: (epoch_of, (loop, name, folder, size, "float32"))
                                   for loop in ("original", "ours")}, seconds)
     operations, traffic = least_work(build(name, size)[0], size, BATCH)

@@ -41,8 +41,8 @@ class Classifier:
         """Names of the classes."""
         return self.config["genres"]
 
-    def probabilities(self, x):
-        """Calibrated genre probabilities of clips.
+    def answers(self, x):
+        """What the network says of clips.
 
         Parameters
         ----------
@@ -51,34 +51,32 @@ class Classifier:
 
         Returns
         -------
-        ndarray, shape (clips, genres), float32
+        probabilities : ndarray, shape (clips, genres), float32
+            Calibrated.
+        none : ndarray, shape (clips,), float32
+            Probability that a clip is of none of the genres; 0 without a detector.
         """
         import torch
 
         with torch.inference_mode():
-            return self.outputs(x).numpy()
+            return tuple(values.numpy() for values in self.outputs(x))
 
-    def none_of_these(self, x):
-        """Probability that each clip is of none of the genres: ndarray, shape (clips,); 0 without a detector."""
-        import torch
-
-        if self.detector is None:
-            return np.zeros(len(x), np.float32)
-        with torch.inference_mode():
-            return self.detections(x).numpy()
+    def probabilities(self, x):
+        """The first of `answers`."""
+        return self.answers(x)[0]
 
     @property
     def threshold(self):
-        """The probability above which `none_of_these` is the answer."""
+        """The probability of none of the genres above which this is the answer."""
         return self.config["none_of_these"]["threshold"] if self.detector else 1.0
 
     def outputs(self, x):
-        """`probabilities` of a Tensor, as a Tensor."""
-        return (self.logits(self.normalised(x)) / self.temperature).softmax(1)
+        """`answers` as Tensors."""
+        import torch
 
-    def detections(self, x):
-        """`none_of_these` of a Tensor, as a Tensor; needs a detector."""
-        return self.detector(self.normalised(x)).softmax(1)[:, 1]
+        x = self.normalised(x)
+        said = (self.logits(x) / self.temperature).softmax(1)
+        return said, self.detector(x).softmax(1)[:, 1] if self.detector else torch.zeros_like(said[:, 0])
 
     def normalised(self, x):
         """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
@@ -228,7 +226,7 @@ def _rebuild(config, weights, remedy):
 def _try_out(classifier):
     """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
     silence = np.zeros((1, *input_shape(classifier.config)))
-    said, none = classifier.probabilities(silence), classifier.none_of_these(silence)
+    said, none = classifier.answers(silence)
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")

@@ -156,7 +156,7 @@ def fit_detector(classifier, data_dir, folder, subset="small"):
     others : dict of str to ndarray
         The same of the clips in the folder, by kind.
     unheard : dict of str to ndarray
-        The same of each kind that is of no known genre, by a detector that has not learned this kind; NaN of the
+        The same of each kind that is of no known genre, by a detector that has not learned this kind; None of the
         only one.
     """
     import torch
@@ -176,7 +176,7 @@ def fit_detector(classifier, data_dir, folder, subset="small"):
     for fold in np.unique(folds):
         judge = _fit(x, kind, other, (folds >= 0) & (folds != fold)) if fold >= 0 else detector
         said[folds == fold] = _judge(judge, x[folds == fold])
-    unheard = dict.fromkeys(np.unique(kind[other]).tolist(), np.array([np.nan]))
+    unheard = dict.fromkeys(np.unique(kind[other]).tolist())
     for each in unheard if len(unheard) > 1 else ():
         unheard[each] = _judge(_fit(x, kind, other, (folds >= 0) & (kind != each)), x[kind == each])
     judged = dict(zip(dataset.tracks.index[rows].tolist(), said[: len(rows)].tolist(), strict=True))

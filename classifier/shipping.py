@@ -140,16 +140,18 @@ def _refusals(run_dir, config, answers, outside, data_dir, subset):
     said = {"folds": answers, "test": load_probabilities(run_dir) if is_finished(run_dir) else None}
     said = {name: each for name, each in said.items() if each}
     own = {name: np.array([judged[track] for track in each["tracks"].tolist()]) for name, each in said.items()}
-    table = [{"sounds": name, "known": name not in unheard, "clips": len(values),
-              "refused": [round(float((values > step).mean()), 4) for step in STEPS],
-              "unheard": round(float((unheard[name] > THRESHOLD).mean()), 4)
-              if np.isfinite(unheard.get(name, np.nan)).all() else None}
-             for name, values in (own | dict(sorted(others.items(), key=lambda item: (item[0] in unheard, item[0])))
-                                  ).items()]
+    kinds = own | {kind: others[kind] for kind in [*sorted(set(others) - set(unheard)), *sorted(unheard)]}
+
+    def share(chosen):
+        return round(float(chosen.mean()), 4)
+
+    table = [{"sounds": name, "known": name not in unheard, "clips": len(found),
+              "refused": [share(found > step) for step in STEPS],
+              "unheard": None if unheard.get(name) is None else share(unheard[name] > THRESHOLD)}
+             for name, found in kinds.items()]
     tested = "test" if "test" in said else "folds"
-    right = said[tested]["probabilities"].argmax(1) == said[tested]["labels"]
-    kept = own[tested] <= THRESHOLD
-    shares = {name: round(float(right[chosen].mean()), 4) if chosen.any() else None
+    right, kept = said[tested]["probabilities"].argmax(1) == said[tested]["labels"], own[tested] <= THRESHOLD
+    shares = {name: share(right[chosen]) if chosen.any() else None
               for name, chosen in (("answered", kept), ("refused", ~kept))}
     return detector, {"threshold": THRESHOLD, "thresholds": STEPS, "table": table, "right": shares,
                       "interval": bootstrap_interval(right[kept], said[tested]["artists"][kept])}
@@ -169,10 +171,6 @@ def main(argv=None):
     error = {name: f"{100 * value:.1f} %" for name, value in card["calibration_error"].items()}
     print(f"{args.path}: test accuracy {100 * card['test']['accuracy']:.1f} %, temperature {card['temperature']:.2f}, "
           f"calibration error {error['before']} before, {error['after']} after (true probabilities: {error['least']})")
-    for row in card.get("none_of_these", {}).get("table", ()):
-        shares = ", ".join(f"{100 * share:.0f} % at {step}" for share, step in zip(row["refused"], STEPS, strict=True))
-        print(f"  none of these: {row['sounds']} ({row['clips']} clips, {'known' if row['known'] else 'other'}): "
-              f"{shares}")
 
 
 if __name__ == "__main__":

@@ -174,9 +174,8 @@ def answer(name, starts, x, notes, classifier):
     """
     if isinstance(x, str):
         return {"file": name, "error": x}
-    parts = [x[k : k + 64] for k in range(0, len(x), 64)]
-    each = np.concatenate([classifier.probabilities(part) for part in parts])
-    none = np.concatenate([classifier.none_of_these(part) for part in parts])
+    parts = (classifier.answers(x[k : k + 64]) for k in range(0, len(x), 64))
+    each, none = (np.concatenate(part) for part in zip(*parts, strict=True))
 
     def named(values, none):
         said = {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
