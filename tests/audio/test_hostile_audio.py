@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "soak"))
 import fuzz  # noqa: E402
 
 ALL = (*transforms.FEATURES, "statistics")
+CONFIG = {"feature": "mel128", "dataset": "mine"}
 BOUND = 0.7     # GB that one clip may add to a process: 30 s at 384 kHz with all that is computed of them
 
 
@@ -98,14 +99,14 @@ def test_hours_of_silence_are_silent(tmp_path):
     for name in ("hours.wav", "hours.flac"):
         (status, memory) = added(lambda name=name: clip_features(tmp_path / name)[0])
         assert status == "silent" and memory < 0.1
-        assert songs.clip_features(tmp_path / name, "mel128") == ([], "silence", [])
+        assert songs.clip_features(tmp_path / name, CONFIG) == ([], "silence", [])
 
 
 def test_a_track_of_months_is_refused_by_predict(tmp_path, monkeypatch):
     monkeypatch.setattr(songs, "LONGEST", 0.01)
     y = np.tile(sound(30, 8000), (3, 1))
     soundfile.write(tmp_path / "x.wav", y, 8000)
-    assert songs.clip_features(tmp_path / "x.wav", "mel128")[1] == "longer than 0.01 hours: cut it"
+    assert songs.clip_features(tmp_path / "x.wav", CONFIG)[1] == "longer than 0.01 hours: cut it"
 
 
 def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
@@ -119,7 +120,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
         assert clip_features(path) == ("missing", {})
         with pytest.raises(Undecodable, match="not a file"):
             read_audio(path)
-        assert songs.clip_features(path, "mel128")[1] == "not a file"
+        assert songs.clip_features(path, CONFIG)[1] == "not a file"
 
 
 def test_a_file_that_may_not_be_read(tmp_path, mp3):
