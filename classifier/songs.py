@@ -33,10 +33,6 @@ NONE = "none of these"          # the answer to what is of none of the genres
 NOTHING = 1e-10                 # of the strongest frequency's power (-100 dB): what a low-pass leaves is below
 
 
-class Unreadable(Exception):
-    """A file that cannot be classified, and why."""
-
-
 def windows(source, seconds=WINDOW, notes=None):
     """Read a track window by window: memory does not grow with its length.
 
@@ -58,29 +54,31 @@ def windows(source, seconds=WINDOW, notes=None):
         Mono.
     sample_rate : int
         The file's own.
+
+    Raises
+    ------
+    Undecodable
+        If there is no audio, too little or too much of it.
     """
-    try:
-        with open_audio(source) as file:
-            rate, size, done, before = file.sample_rate, int(seconds * file.sample_rate), 0, None
-            while len(y := file.read(size)):
-                if done > LONGEST * 3600 * rate:
-                    raise Unreadable(f"longer than {LONGEST} hours: cut it")
-                if len(y) < size and before is not None:
-                    if len(y) >= SHORTEST * rate:           # less would be the same window again
-                        yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
-                elif len(y) < size:
-                    if len(y) < SHORTEST * rate:
-                        raise Unreadable(f"only {len(y) / rate:.2f} seconds of audio")
-                    yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
-                else:
-                    yield done / rate, y, rate
-                done, before = done + len(y), y
-            if not done:
-                raise Unreadable("no audio in it")
-            if file.unread and notes is not None:
-                notes.append(f"its last {100 * file.unread:.0f} % were not read: PyAV (pip install av) may read on")
-    except Undecodable as error:
-        raise Unreadable(str(error)) from error
+    with open_audio(source) as file:
+        rate, size, done, before = file.sample_rate, int(seconds * file.sample_rate), 0, None
+        while len(y := file.read(size)):
+            if done > LONGEST * 3600 * rate:
+                raise Undecodable(f"longer than {LONGEST} hours: cut it")
+            if len(y) < size and before is not None:
+                if len(y) >= SHORTEST * rate:           # less would be the same window again
+                    yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
+            elif len(y) < size:
+                if len(y) < SHORTEST * rate:
+                    raise Undecodable(f"only {len(y) / rate:.2f} seconds of audio")
+                yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
+            else:
+                yield done / rate, y, rate
+            done, before = done + len(y), y
+        if not done:
+            raise Undecodable("no audio in it")
+        if file.unread and notes is not None:
+            notes.append(f"its last {100 * file.unread:.0f} % were not read: PyAV (pip install av) may read on")
 
 
 def usual_rate(config):
@@ -150,7 +148,7 @@ def clip_features(source, config):
                 y, rate = resample(y, rate, usual), usual
             found.append(embed(y, rate, feature) if feature in EMBEDDINGS else
                          extract(y, rate, [feature])[feature][:, :n_frames])
-    except Unreadable as error:
+    except Undecodable as error:
         return [], str(error), []
     except Exception as error:                              # a strange sample rate, too little memory
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}", []
