@@ -2,7 +2,7 @@
 
 The input is decoded waveforms at 22,050 Hz, the values are those of `transforms.extract`, so librosa's. All sums are in
 float64: a bin may be 120 dB below its neighbour, too low for float32, and for TF32, which torch may use instead on a
-GPU. Decoding takes far longer even so (benchmarks/gpu_features.py).
+GPU. Decoding takes far longer even so (benchmarks/gpu.py).
 
 In all functions `y` has shape (clips, samples) and is 0 past each clip's end, `lengths` and `counts`, of shape (clips,)
 and int64, say how many samples and frames are a clip's own, and a result has shape (clips, bins, frames) and float64.
