@@ -62,9 +62,7 @@ def import_collection(source, data_dir, genres="first"):
                         "a folder for each genre, or name a CSV with columns path and genre")
     if len({entry["genre"] for entry in entries}) < 2:
         found.said.append("one genre only: networks tell two or more apart")
-    entries = _number(entries, old, data_dir, found)
-    table = _table(entries, data_dir)
-    table = _split(table, found, source, bool(old))
+    table = _split(_table(_number(entries, old, data_dir, found), data_dir), found, source, bool(old))
     _write(table, data_dir, source, found)
     return _describe(table, data_dir, source, found)
 
@@ -189,9 +187,7 @@ def _table(entries, data_dir):
                ("artist", "name"): [entry["artist"] for entry in entries],
                ("album", "id"): pd.array(_codes(by), dtype="Int64"),
                ("album", "title"): [entry["album"] for entry in entries]}
-    table = pd.DataFrame({"|".join(key): values for key, values in columns.items()},
-                         index=pd.Index([entry["id"] for entry in entries], name="track_id"))
-    table.columns = pd.MultiIndex.from_tuples(columns)
+    table = pd.DataFrame(columns, index=pd.Index([entry["id"] for entry in entries], name="track_id"))
     return table.dropna(axis=1, how="all")
 
 

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from functools import partial as bind
 from pathlib import Path
 
@@ -27,10 +28,10 @@ from audio.audit import no_audio, report
 from audio.cache import ARRAYS, PART, SEMITONES, copy_name, find_known, find_part, load_index
 from audio.clips import close_worker, compute, decode_row, open_worker, process_row, say, start_worker, write_values
 from audio.cluster import WAIT, connect
-from audio.embeddings import EMBEDDINGS, embed_stream
-from audio.filling import InUse, clear_finished, empty_row, finish, lock, make_plan, read_status
+from audio.embeddings import EMBEDDINGS, embed
+from audio.filling import clear_finished, empty_row, finish, lock, make_plan, read_status
 from audio.recurrence import RECURRENCE
-from audio.shards import compile_for_all, hold_shard, parse_shard, plan_shard
+from audio.shards import compile_for_all, own_compiled, parse_shard, plan_shard
 from audio.transforms import FEATURES, SAMPLE_RATE, STUDY_FEATURES
 from audio.workers import in_processes
 from fma import DataError, add_data_options, audio_paths, find_data, load_tracks, progress_bar, run_command
@@ -68,6 +69,7 @@ def _results(rows, workers, setup, work=process_row, client=None):
     limit = max(LIMIT, 10 * len(infos)) * max(1, next(iter(infos.values()))["seconds"] / PART["seconds"])
     if client:
         compile_for_all(partial, lambda: _compile(tuple(infos)))
+        own_compiled(partial)
         versions = next(iter(infos.values()))["versions"]
         folders = [Path(os.path.commonpath(map(os.path.dirname, paths))), partial]
         done = client(rows, work, limit, start_worker, setup, versions, folders)
@@ -89,8 +91,11 @@ def _results_on(device, rows, workers, setup):
     open_worker(*setup)
     infos = setup[-1]
     decoded, (name, info) = _results(rows, workers, setup, decode_row), next(iter(infos.items()))
-    stream = (embed_stream(decoded, device, name) if name in EMBEDDINGS else
-              extract_stream(decoded, device, infos, seconds=info["seconds"]))
+    if name in EMBEDDINGS:
+        stream = ((key, y if isinstance(y, str) else {name: embed(y, info["sample_rate"], name, device)})
+                  for key, y in decoded)
+    else:
+        stream = extract_stream(decoded, device, infos, seconds=info["seconds"])
     for key, found in stream:
         row, status = key if isinstance(key, tuple) else (key, found)       # its process died
         if not isinstance(found, str):
@@ -155,102 +160,115 @@ def fill_cache(data_dir, names=STUDY_FEATURES, subset="small", features_dir=None
     DataError
         If there is no audio, the cache is of other tracks or parameters, in use, or the disk is full.
     """
-    others = [name for name in names if name not in STUDY_FEATURES]
-    if device is not None and others and not (len(names) == 1 and others[0] in EMBEDDINGS):
-        raise DataError(f"{', '.join(others)}: not made on a GPU beside others, run a second time for embeddings, one "
-                        "at a time, and without --device for the rest")
-    tracks = load_tracks(data_dir, subset)
-    ids, training = tracks.index.to_numpy(), (tracks["split"] == "training").to_numpy()
     features_dir = Path(features_dir or Path(data_dir) / "features")
-    if absent := [name for name in names if name not in ARRAYS and not (features_dir / f"{name}.npy").is_file()]:
-        raise DataError(f"{features_dir}/{absent[0]}.npy not found, and features.py cannot make it: write it, or "
-                        f"choose from {', '.join(FEATURES)}")
-    names = [name for name in names if name in ARRAYS]
-    if not names:
+    if not (names := _what_to_make(names, features_dir, device)):
         return load_index(features_dir)
-    part = choose_part(features_dir, seconds, start)
-    known, complete = find_known(features_dir, names, ids, part)
+    tracks, part = load_tracks(data_dir, subset), choose_part(features_dir, seconds, start)
+    known, complete = find_known(features_dir, names, tracks.index.to_numpy(), part)
     if complete:
         return known                # a finished cache is only read: neither audio nor a folder to write in is needed
     paths = [str(path.absolute()) for path in audio_paths(data_dir, tracks, subset).values()]
     if not any(map(os.path.isfile, paths)):
-        raise DataError(no_audio(data_dir, subset, paths[0], len(ids), features_dir))
-    partial = features_dir / ".partial"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{partial} cannot be made ({error.strerror}): name another with --features-dir") from error
-    run = names, part, ids, (paths, training, partial.absolute()), workers, progress, device
-    if shard:
-        with hold_shard(partial, shard):
-            _fill(*run, shard=shard)
-    try:
-        with connect(scheduler, wait_for_workers) as client, lock(partial):
-            return _fill(*run, client=client, join=bool(shard))
-    except InUse:
+        raise DataError(no_audio(data_dir, subset, paths[0], len(paths), features_dir))
+    return _Run(features_dir, names, part, tracks, paths, workers, progress, device).fill(shard, scheduler,
+                                                                                         wait_for_workers)
+
+
+def _what_to_make(names, features_dir, device):
+    """The names of which arrays are to be computed; the others are of arrays of one's own."""
+    others = [name for name in names if name not in STUDY_FEATURES]
+    if device is not None and others and not (len(names) == 1 and others[0] in EMBEDDINGS):
+        raise DataError(f"{', '.join(others)}: not made on a GPU beside others, run a second time for embeddings, one "
+                        "at a time, and without --device for the rest")
+    if absent := [name for name in names if name not in ARRAYS and not (features_dir / f"{name}.npy").is_file()]:
+        raise DataError(f"{features_dir}/{absent[0]}.npy not found, and features.py cannot make it: write it, or "
+                        f"choose from {', '.join(FEATURES)}")
+    return [name for name in names if name in ARRAYS]
+
+
+class _Run:
+    """What a call of `fill_cache` computes, and with what."""
+
+    def __init__(self, features_dir, names, part, tracks, paths, workers, progress, device):
+        self.ids, self.workers, self.progress, self.device = tracks.index.to_numpy(), workers, progress, device
+        self.features_dir, self.partial = features_dir, (features_dir / ".partial").absolute()
+        self.setup = paths, (tracks["split"] == "training").to_numpy(), self.partial
+        self.find_known = bind(find_known, features_dir, names, self.ids, part)
+        self.plan = bind(make_plan, features_dir, names, self.ids, device, part)
+        self.compile = bind(_compile, names)
+
+    def fill(self, shard, scheduler, wait):
+        """Compute what is left; return the index, None if clips are left to other shards."""
         if shard:
-            return None             # the last shard to end will come to the end of this
-        raise
+            with lock(self.partial, shared=True), lock(self.partial, "lock-{}of{}".format(*shard)):
+                if not self.fill_shard(*shard):     # other shards compute at the same time
+                    return None
+        with connect(scheduler, wait) as client, lock(self.partial, wait=bool(shard)):
+            return self.fill_all(client)
+
+    def fill_shard(self, number, count):
+        """Compute the clips of a shard; return whether those of all shards are done."""
+        known, complete = self.find_known()
+        if complete:
+            return True
+        infos = plan_shard(self.partial, count, self.plan, self.compile)
+        rows = range(len(self.ids))[number - 1 :: count]
+        self.compute(rows, f"progress-{number}of{count}.csv", infos, known)
+        return len(read_status(self.partial, known, len(self.ids))) == len(self.ids)
+
+    def fill_all(self, client):
+        """Compute all clips that are left, give the arrays their names, and return the index."""
+        import pandas as pd
+
+        clear_finished(self.partial)
+        known, complete = self.find_known()             # another process may just have ended
+        if complete:
+            if not (self.partial / "plan.json").exists():
+                shutil.rmtree(self.partial)
+            return known
+        infos = self.plan()
+        if client:
+            (self.partial / "shared").write_text("any")
+        self.compute(range(len(self.ids)), "progress.csv", infos, known, client)
+        status = read_status(self.partial, known, len(self.ids))
+        index = pd.DataFrame({"track_id": self.ids, "status": [status[row] for row in range(len(self.ids))]})
+        close_worker()
+        finish(self.features_dir, infos, index)
+        return index
+
+    def compute(self, rows, journal, infos, known, client=None):
+        """Process the clips that no journal has yet, and add each to this one when its rows are written."""
+        status = read_status(self.partial, known, len(self.ids))
+        todo = [row for row in rows if row not in status]
+        if not todo:
+            return
+        workers = 0 if self.workers == 1 else min(self.workers or cpu_count(), -(-len(todo) // 8))  # a start: seconds
+        setup = *self.setup, infos
+        results = (_results_on(self.device, todo, workers, setup) if self.device else
+                   _results(todo, workers, setup, client=client))
+        bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features",
+                           show=self.progress)
+        with open(self.partial / journal, "a", encoding="utf-8") as file, bar:
+            if file.tell():
+                file.write("\n")        # a run that was killed may have left its last line incomplete
+            for row, found in results:
+                if known is not None and found != known["status"][row]:
+                    raise DataError(f"track {self.ids[row]} is {found}, but index.csv says {known['status'][row]}: "
+                                    "the cache was made from other audio, pass --features-dir")
+                file.write(f"{row},{found}\n")
+                file.flush()
+                bar.update()
 
 
-def _fill(names, part, ids, setup, workers, progress, device, client=None, shard=None, join=False):
-    """Compute what is left, of a `shard` its clips, to `join` the shards nothing; return the index if that is all."""
-    import pandas as pd
-
-    partial = setup[-1]
-    if not shard:
-        clear_finished(partial)
-    known, complete = find_known(partial.parent, names, ids, part)      # another process may just have ended
-    if complete:
-        if not shard and not (partial / "plan.json").exists():
-            shutil.rmtree(partial)
-        return known
-    plan, rows, journal = bind(make_plan, partial.parent, names, ids, device, part), range(len(ids)), "progress.csv"
-    if shard:
-        rows, journal = rows[shard[0] - 1 :: shard[1]], "progress-{}of{}.csv".format(*shard)
-    infos = plan_shard(partial, shard, plan, bind(_compile, names)) if shard else plan()
-    if not infos and known is None:
-        raise DataError(f"{partial.parent}/index.csv is missing: delete {partial.parent} and run again")
-    if client:
-        (partial / "shared").write_text("any")
-    status = read_status(partial, known, infos, len(ids), partial / journal if shard else None)
-    todo = [] if join else [row for row in rows if row not in status]
-    _compute(todo, ids, status, known, partial / journal, workers, progress, (*setup, infos), device, client)
-    if shard or len(status) < len(ids):
-        return None
-    index = pd.DataFrame({"track_id": ids, "status": [status[row] for row in range(len(ids))]})
-    close_worker()
-    finish(partial.parent, infos, index)
-    return index
+def _seconds(text):
+    """What --from says: seconds, or a word, which `choose_part` looks at."""
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
-def _compute(todo, ids, status, known, journal, workers, progress, setup, device, client):
-    """Process the remaining clips, and add each to the journal when its rows are written."""
-    if not todo:
-        return
-    workers = 0 if workers == 1 else min(workers or cpu_count(), -(-len(todo) // 8))    # each takes seconds to start
-    bar = progress_bar(total=len(status) + len(todo), initial=len(status), unit="track", desc="features", show=progress)
-    with open(journal, "a", encoding="utf-8") as file, bar:
-        for row, found in (_results_on(device, todo, workers, setup) if device else
-                           _results(todo, workers, setup, client=client)):
-            if known is not None and found != known["status"][row]:
-                raise DataError(f"track {ids[row]} is {found}, but index.csv says {known['status'][row]}: "
-                                "the cache was made from other audio, pass --features-dir")
-            file.write(f"{row},{found}\n")
-            file.flush()
-            status[row] = found
-            bar.update()
-
-
-def _start(text):
-    """What --from names: a word, or seconds."""
-    try:
-        return text if text in ("start", "middle") else float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither start, middle nor a number of seconds") from error
-
-
-def main(argv=None):
+def parse_arguments(argv):
+    """The command line, and as `names` the arrays that it asks for."""
     parser = argparse.ArgumentParser(description="Compute the features of every clip; an interrupted run continues.")
     add_data_options(parser)
     parser.add_argument("--features", nargs="+", choices=NAMED, metavar="NAME",
@@ -258,7 +276,7 @@ def main(argv=None):
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="length of a clip; one that is up to a tenth shorter is padded with its own repetition "
                              "(default: 30, or what the cache was made with)")
-    parser.add_argument("--from", dest="start", type=_start, metavar="WHERE",
+    parser.add_argument("--from", dest="start", type=_seconds, metavar="WHERE",
                         help="which part of a longer file: start, middle, or what follows after so many seconds "
                              "(default: start, or what the cache was made with)")
     parser.add_argument("--statistics", action="store_true",
@@ -278,41 +296,43 @@ def main(argv=None):
     parser.add_argument("--wait-for-workers", type=int, default=WAIT, metavar="SECONDS",
                         help="how long to wait when the scheduler has no worker, at the start or later (default: "
                              "%(default)s)")
-    parser.add_argument("--shard", metavar="I/N",
+    parser.add_argument("--shard", metavar="I/N", type=parse_shard,
                         help="compute every Nth clip: one process for 1/N, another for 2/N, ..., on such machines")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error("--workers must be at least 1")
     if args.wait_for_workers < 0:
         parser.error("--wait-for-workers must be at least 0")
-    if len(set(args.pitch_shift)) < len(args.pitch_shift):
-        parser.error("--pitch-shift names a shift twice")
     if args.pitch_shift and (args.statistics and not args.features or set(args.features or ()) - set(FEATURES)):
         parser.error("--pitch-shift makes copies of features, not of statistics, recurrence or embeddings: name the "
                      "features with --features")
-    if "" in (args.scheduler, args.shard):          # of a variable that was not set
-        parser.error("--scheduler and --shard need a value: tcp://host:8786, 2/16")
+    if args.scheduler == "":        # of a variable that was not set
+        parser.error("--scheduler needs a value: tcp://host:8786")
     if args.scheduler and (args.shard or args.device != "cpu" or args.workers):
         parser.error("--scheduler goes without --shard, --device and --workers: its workers compute on their cores")
-    shard = parse_shard(args.shard) if args.shard else None
-    device = None
+    wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
+    names = [name for name in NAMED if name in wanted]
+    copies = [copy_name(name, semitones) for name in names for semitones in sorted(set(args.pitch_shift))]
+    args.names = names + ["statistics"] * args.statistics + copies
+    return args
+
+
+def main(argv=None):
+    args, device = parse_arguments(argv), None
     if args.device != "cpu":
         from audio.gpu import open_gpu
 
         device = open_gpu()
     data_dir, start = find_data(args.data_dir), time.perf_counter()
-    wanted = args.features or ([] if args.statistics else STUDY_FEATURES)
-    names = [name for name in NAMED if name in wanted]
-    copies = [copy_name(name, semitones) for name in names for semitones in sorted(args.pitch_shift)]
-    names += ["statistics"] * args.statistics + copies
     features_dir = Path(args.features_dir or data_dir / "features")
     new = not (features_dir / "index.csv").is_file()
-    index = fill_cache(data_dir, names, args.subset, features_dir, args.workers, device=device,
-                       scheduler=args.scheduler, shard=shard, seconds=args.seconds, start=args.start,
+    index = fill_cache(data_dir, args.names, args.subset, features_dir, args.workers, device=device,
+                       scheduler=args.scheduler, shard=args.shard, seconds=args.seconds, start=args.start,
                        wait_for_workers=args.wait_for_workers)
     if index is None:
-        print(f"{features_dir}: shard {args.shard} is done, others are not; the last one to end gives the arrays their "
-              "names, or features.py without --shard")
+        shard, count = args.shard
+        print(f"{features_dir}: shard {shard}/{count} is done, others are not; the last one to end gives the arrays "
+              "their names, or features.py without --shard")
         return
     report(index, data_dir, features_dir, args.subset, time.perf_counter() - start, new)
 

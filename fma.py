@@ -69,22 +69,22 @@ def run_command(main, resumes=False):
         sys.stdout.flush()
         return status
     except DataError as error:
-        line = "".join(c if c.isprintable() else "?" for c in str(error))       # names may hold line ends and escapes
-        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-        return 2
+        line = str(error)
     except BrokenPipeError:             # for example of | head
         sys.stdout = open(os.devnull, "w", encoding="utf-8")    # noqa: SIM115 - the rest is flushed at exit
         return 0
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        print(f"{Path(sys.argv[0]).name}: {error.filename or 'a file'} cannot be used ({error.strerror}): free space, "
-              "fix its permissions, or choose another folder", file=sys.stderr)
-        return 2
+        line = (f"{error.filename or 'a file'} cannot be used ({error.strerror}): free space, fix its permissions, or "
+                "choose another folder")
     except KeyboardInterrupt:
         print("\ninterrupted: " + ("run the same command to continue" if resumes else "the same command begins again"),
               file=sys.stderr)
         return 130
+    line = "".join(c if c.isprintable() else "?" for c in line)             # names may hold line ends and escapes
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    return 2
 
 
 def add_data_options(parser):
@@ -98,9 +98,6 @@ def progress_bar(*args, show=True, **kwargs):
     from tqdm.auto import tqdm
 
     return tqdm(*args, **kwargs, disable=not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
-
-
-# ---------------------------------------------------------------- metadata
 
 
 def find_data(data_dir=None):
@@ -168,13 +165,29 @@ def load_tracks(data_dir, subset="small"):
     DataError
         If the file is missing, lacks a required column, has a track twice, or no track of the subset.
     """
-    import pandas as pd  # here: predict.py and --help do without its 0.3 s
-
     path = Path(data_dir) / "fma_metadata" / "tracks.csv"
     if subset not in SUBSETS:
         raise DataError(f"subset {subset!r} is unknown: choose one of {', '.join(SUBSETS)}")
     if not path.is_file():
         raise DataError(f"{path} not found: {ways_in(data_dir)}")
+    tracks = _read_tracks(path)
+    if tracks.index.dtype.kind not in "iu":
+        raise DataError(f"{path} has track ids that are not whole numbers: put them in the first column")
+    if tracks.index.has_duplicates:
+        raise DataError(f"{path} has track {tracks.index[tracks.index.duplicated()][0]} twice: remove one row")
+    wanted = tracks["subset"].isin(SUBSETS[: SUBSETS.index(subset) + 1])
+    if not wanted.any():
+        others = some(tracks["subset"].dropna().unique()) or "none"
+        raise DataError(f"{path} has no track of subset {subset}, only of {others}: choose another, or fix that column")
+    for column in {"title", "artist", "album"} & set(tracks):       # all albums may be named by year
+        tracks[column] = tracks[column].map(lambda name: html.unescape(name) if isinstance(name, str) else name)
+    return tracks[wanted]
+
+
+def _read_tracks(path):
+    """A tracks.csv as it is, under the names of `COLUMNS`."""
+    import pandas as pd  # here: predict.py and --help do without its 0.3 s
+
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -193,19 +206,7 @@ def load_tracks(data_dir, subset="small"):
         reason = spreadsheet(path) or " ".join(str(error).split()) or "it is truncated"
         raise DataError(f"{path} is not a table with FMA's three header lines ({reason})") from error
     tracks = tracks.rename(columns={place: COLUMNS[column] for column, place in places.items()})
-    tracks = tracks.set_index(0).rename_axis("track_id")
-    if not pd.api.types.is_integer_dtype(tracks.index):
-        raise DataError(f"{path} has track ids that are not whole numbers: put them in the first column")
-    if tracks.index.has_duplicates:
-        raise DataError(f"{path} has track {tracks.index[tracks.index.duplicated()][0]} twice: remove one row")
-    wanted = tracks["subset"].isin(SUBSETS[: SUBSETS.index(subset) + 1])
-    if not wanted.any():
-        others = some(tracks["subset"].dropna().unique()) or "none"
-        raise DataError(f"{path} has no track of subset {subset}, only of {others}: choose another, or fix that column")
-    for column in {"title", "artist", "album"} & set(tracks):
-        if not pd.api.types.is_numeric_dtype(tracks[column]):       # all albums may be named by year
-            tracks[column] = tracks[column].map(html.unescape, na_action="ignore")
-    return tracks[wanted]
+    return tracks.set_index(0).rename_axis("track_id")
 
 
 def spreadsheet(path):
@@ -214,8 +215,8 @@ def spreadsheet(path):
     try:
         text, found = data.decode("utf-8-sig"), []
     except UnicodeDecodeError:
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text, found = data.decode("utf-16" if wide else "cp1252", "replace"), ["in UTF-16" if wide else "in cp1252"]
+        encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
+        text, found = data.decode(encoding, "replace"), [f"in {encoding}"]
     most = max(",;\t", key=text.partition("\n")[0].count)
     found += {",": [], ";": ["separated by semicolons"], "\t": ["separated by tabs"]}[most]
     return f"it is {' and '.join(found)}: save it as CSV with commas, in UTF-8" if found else ""
@@ -231,8 +232,7 @@ def load_genres(data_dir):
     Returns
     -------
     genres : DataFrame, indexed by genre_id
-        Columns title, parent (0 at the top) and top_level (the id of the root). Empty if there is no such file,
-        which is optional.
+        Columns title, parent (0 at the top) and top_level (the id of the root). Empty without the optional file.
     """
     import pandas as pd
 
@@ -253,10 +253,8 @@ def sub_genres(tracks, genres):
 
     Parameters
     ----------
-    tracks : DataFrame
-        From `load_tracks`.
-    genres : DataFrame
-        From `load_genres`.
+    tracks, genres : DataFrame
+        From `load_tracks` and `load_genres`.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from audio.cache import PART, STATUSES, USABLE, find_part, load_index
-from audio.decoding import AVFile, Undecodable, what_to_install
+from audio.decoding import Undecodable, open_audio, what_to_install
 from audio.transforms import LEAST, count_frames, length_status
 from fma import SPLITS, DataError, artists_of, audio_paths, dataset_name, load_tracks, some
 
@@ -132,32 +132,18 @@ def durations(paths):
         0 for a file that cannot be read, or is not there.
     """
     with quiet_decoders():
-        return [_seconds(path) if os.path.isfile(path) else 0.0 for path in paths]      # a pipe would wait for a writer
+        return list(map(_seconds, paths))
 
 
 def _seconds(path):
-    import soundfile
-
-    errors = soundfile.LibsndfileError, OSError, ValueError, TypeError
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
-    except errors:
-        return _seconds_by_av(path) * (_share(path) if os.fspath(path).lower().endswith(".mp3") else 1)
-    with file:
-        try:
-            if file.format == "FLAC" and file.frames:
-                file.seek(file.frames - 1)                              # raises where there is nothing
-            return file.frames / file.samplerate * (_share(path) if file.format == "MP3" else 1)
-        except errors:
-            return 0.0
-
-
-def _seconds_by_av(path):
-    """Of a file that libsndfile refuses, by its header; 0 if PyAV is missing or refuses it too."""
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            return AVFile(stream).seconds
-    except (ImportError, OSError, Undecodable):
+        with open_audio(path) as file:
+            seconds = file.seconds * (_share(path) if file.format == "MP3" else 1)
+            if file.format == "FLAC" and seconds:
+                file.seek(file.frames - 1)
+                return seconds if len(file.read(1)) else 0.0
+            return seconds
+    except Undecodable:
         return 0.0
 
 
@@ -187,30 +173,13 @@ def _share(path):
     return min(1, (os.path.getsize(path) - info.frame_offset) / max(promised, 1))
 
 
-def audit_audio(data_dir, subset="small", seconds=None):
-    """Say how long the audio of a collection is, and what is wrong with it for clips of so many seconds.
-
-    Parameters
-    ----------
-    data_dir : path-like
-    subset : str
-    seconds : float, optional
-        As of features.py: by default those of the cache, else 30.
-
-    Returns
-    -------
-    summary : list of str
-        Lengths, how many clips would be ok, padded and short, and what features.py noted if it was there.
-    problems : list of str
-        Files that are unreadable or hold less than a second, clips that would be short, and those that features.py
-        could not use.
-    """
+def _audit_audio(data_dir, tracks, subset, seconds):
+    """Lines on lengths and on what features.py noted, and problems: clips that are short or cannot be used."""
     import pandas as pd
 
     index = Path(data_dir) / "features" / "index.csv"
     seconds = seconds or (find_part(index.parent) or PART)["seconds"]
-    paths = {track: path for track, path in audio_paths(data_dir, load_tracks(data_dir, subset), subset).items()
-             if path.is_file()}
+    paths = {track: path for track, path in audio_paths(data_dir, tracks, subset).items() if path.is_file()}
     found = pd.Series(durations(paths.values()), list(paths), dtype=float)
     summary, problems = [], []
     bad, found = found.index[found < 1], found[found >= 1]
@@ -248,9 +217,9 @@ def print_audit(data_dir, subset="small", seconds=None):
     artists = f"{len(set(artists_of(tracks)))} artists" if "artist_id" in tracks else "artists unknown"
     print(f"{data_dir}: {len(tracks)} tracks, {artists}\n")
     print(pd.crosstab(tracks["genre"].fillna("(none)"), tracks["split"], margins=True, margins_name="all").to_string())
-    lengths, problems = audit_audio(data_dir, subset, seconds)
-    problems = audit(data_dir, subset) + problems
-    print("\n" + "\n".join([*lengths, *(f"- {line}" for line in problems or ["no problems found"])]))
+    lengths, problems = _audit_audio(data_dir, tracks, subset, seconds)
+    problems = audit(data_dir, subset) + problems or ["no problems found"]
+    print("", *lengths, *(f"- {line}" for line in problems), sep="\n")
 
 
 # ---------------------------------------------------------------- what features.py says

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.embeddings import EMBEDDINGS, describe_encoder, libraries
+from audio.embeddings import EMBEDDINGS, describe_encoder
 from audio.recurrence import RECURRENCE
 from audio.statistics import STATISTICS
 from audio.transforms import CLIP_SECONDS, FEATURES, count_frames
@@ -54,7 +54,8 @@ def describe(name, n_tracks, device=None, part=PART):
     used = {"librosa", "numpy", "scipy", "soundfile", "soxr"} | ({"torch"} if device is not None else set())
     array, module = ARRAYS[name], "gpu"
     if name in EMBEDDINGS:
-        array, used, module = array | describe_encoder(name), {*used, *libraries(name)}, "embeddings"
+        array, module = array | describe_encoder(name), "embeddings"
+        used |= {"torch"} if name == "musicnn" else {"torch", "transformers"}
     given = {k: v for k, v in array.items() if k not in ("bins", "axis", "frames_kept")}
     if "frames" in given and part != PART:
         given["frames"] = given["frames"].replace("the first 30 s", "the part that is read")

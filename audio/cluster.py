@@ -113,28 +113,10 @@ def on_workers(client, wait, rows, work, limit, start, setup, versions, folders)
     A task whose worker died goes to another one. One that has killed four (the scheduler's ``allowed-failures`` and one
     more) is taken apart when all others are done, and its rows are tried alone.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    wait : float
-        Seconds that the run waits, when it has no worker, for one to come.
-    rows : list of int
-    work : callable
-        Is given a row. It and `start` are of modules of this folder, which are sent to the workers.
-    limit : float
-        Seconds that a row may take: a worker that takes longer ends, and its nanny begins another.
-    start : callable
-        Called on each worker before its first row, with `setup`.
-    setup : tuple
-    versions : dict of str to str
-        Libraries that the workers must have in these versions.
-    folders : list of Path
-        What the workers must see; the last one is that of the growing cache.
-
-    Yields
-    ------
-    row, result, reason
-        As `pool.in_processes` does.
+    `rows`, `work`, `limit`, `start` and `setup`, and what is yielded, are those of `workers.in_processes`. `work` and
+    `start` are of modules of this folder, which are sent to the workers; these must have the `versions` of libraries,
+    {name: version}, and see the `folders`, the last of which is that of the growing cache. `wait` is for how many
+    seconds the run waits for a worker when it has none.
 
     Raises
     ------
@@ -257,9 +239,8 @@ def run_task(name, rows):
 
     plugin = get_worker().plugins[name]
     if _prepared.get("plugin") is not plugin:
-        _prepared["plugin"] = None
-        _prepared["work"] = _prepare(plugin)
-        _prepared["plugin"] = plugin
+        _prepared.clear()
+        _prepared.update(work=_prepare(plugin), plugin=plugin)
     try:
         results = []
         for row in rows:

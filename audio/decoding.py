@@ -130,11 +130,16 @@ class Recording:
         except self.errors as error:
             self._turn_to_av(error)
         require_plausible(self.file.samplerate, self.file.channels)
-        self.sample_rate = self.file.samplerate
+        self.sample_rate, self.format = self.file.samplerate, self.file.format
 
     @property
     def frames(self):
         return self.file.frames
+
+    @property
+    def seconds(self):
+        """Of audio, by the header."""
+        return self.file.seconds if isinstance(self.file, AVFile) else self.file.frames / self.file.samplerate
 
     def seek(self, frame):
         self.at = frame
@@ -165,7 +170,7 @@ class Recording:
         """Append to libsndfile's last samples what PyAV finds in the rest of the file, if it is a second or more."""
         place, size = self.stream.tell(), self.stream.seek(0, os.SEEK_END)
         a_second = place * self.sample_rate / max(self.at + len(y), 1)                  # of bytes
-        if size - place <= max(a_second, 4096) or self.file.format not in ("MP3", "OGG", "FLAC"):
+        if size - place <= max(a_second, 4096) or self.format not in ("MP3", "OGG", "FLAC"):
             return y                                        # others end in tables and texts
         try:
             more = AVFile(self.stream, self.sample_rate)
@@ -215,7 +220,7 @@ class AVFile:
 
         self.av, self.stream = av, stream
         container, audio = self._open()
-        self.samplerate = sample_rate or audio.rate
+        self.samplerate, self.format = sample_rate or audio.rate, container.format.name.upper()
         self.seconds = float(audio.duration * audio.time_base) if audio.duration else (container.duration or 0) / 1e6
         self.decoded, self.left = self._decode(container, audio), np.empty(0, np.float32)
 

@@ -22,8 +22,10 @@ import numpy as np
 from audio.transforms import resample
 from fma import DataError
 
-HUB = {"clap": "laion/clap-htsat-unfused", "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
-       "mert": "m-a-p/MERT-v1-95M"}
+# Where weights are on the Hugging Face hub, and the classes of transformers for network and preprocessor.
+HUB = {"clap": ("laion/clap-htsat-unfused", "ClapAudioModelWithProjection", "ClapFeatureExtractor"),
+       "ast": ("MIT/ast-finetuned-audioset-10-10-0.4593", "ASTModel", "ASTFeatureExtractor"),
+       "mert": ("m-a-p/MERT-v1-95M", "HubertModel", "Wav2Vec2FeatureExtractor")}
 LEARNED = {"musicnn": "MSD_musicnn (Pons and Serra 2019): 50 tags of 200,000 songs of the Million Song Dataset",
            "clap": "CLAP (Wu et al. 2023): which caption belongs to a sound; its audio encoder, projected",
            "ast": "Audio Spectrogram Transformer (Gong et al. 2021): the 527 sounds of AudioSet; the pooled output",
@@ -59,11 +61,6 @@ def describe_encoder(name):
     encoder = load_encoder(name)
     return {"bins": 2 * encoder.dimensions, "sample_rate": encoder.sample_rate,
             "window": f"{encoder.samples} samples, as many as fit, spread evenly", "weights_sha256": encoder.weights}
-
-
-def libraries(name):
-    """The packages beside those of all features that an embedding is computed with."""
-    return ("torch",) if name == "musicnn" else ("torch", "transformers")
 
 
 def cut(y, samples):
@@ -110,24 +107,6 @@ def embed(y, sample_rate, name, device="cpu"):
     encoder = load_encoder(name, str(device))
     values = encoder.encode(cut(resample(y, sample_rate, encoder.sample_rate), encoder.samples))
     return np.concatenate([values.mean(axis=0), values.std(axis=0)])[:, None]
-
-
-def embed_stream(clips, device, name):
-    """Embeddings of a stream of decoded clips, the windows of each at once, as `gpu.extract_stream` does features.
-
-    Parameters
-    ----------
-    clips : iterable of (key, ndarray of shape (samples,), float32, or str)
-        At the encoder's sample rate; a word stands for a clip that cannot be used.
-
-    Yields
-    ------
-    key : as given
-    found : dict of `name` to ndarray, or the word
-    """
-    rate = load_encoder(name, str(device)).sample_rate
-    for key, y in clips:
-        yield key, y if isinstance(y, str) else {name: embed(y, rate, name, device)}
 
 
 # ---------------------------------------------------------------- the encoders
@@ -187,8 +166,7 @@ def _transformer(name, device):
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    source = _own_folder(name) or HUB[name]
-    network, prepare = _from_pretrained(transformers, name, source)
+    network, prepare = _from_pretrained(transformers, name)
     network = network.to(device).eval()
     rate, dimensions = prepare.sampling_rate, getattr(network.config, "projection_dim", network.config.hidden_size)
     samples = {"clap": lambda: prepare.nb_max_samples, "mert": lambda: int(MERT_S * rate),
@@ -205,19 +183,19 @@ def _transformer(name, device):
     return Encoder(encode, rate, samples, dimensions, _hash(network))
 
 
-def _from_pretrained(transformers, name, source):
+def _from_pretrained(transformers, name):
     """Network and preprocessor; a DataError if they cannot be had, or the weights are not all there."""
-    kind = {"clap": "ClapAudioModelWithProjection", "ast": "ASTModel", "mert": "HubertModel"}[name]
-    prepare = {"clap": "ClapFeatureExtractor", "ast": "ASTFeatureExtractor", "mert": "Wav2Vec2FeatureExtractor"}[name]
+    hub, network, prepare = HUB[name]
+    source = _own_folder(name) or hub
     try:
         prepare = getattr(transformers, prepare).from_pretrained(source)
-        network, told = getattr(transformers, kind).from_pretrained(source, output_loading_info=True)
+        network, told = getattr(transformers, network).from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:          # no such folder or file, no connection, or damaged
         raise DataError(f"{name}: {source} cannot be loaded ({str(error).splitlines()[0]:.90}): where there is a "
-                        f"connection, hf download {HUB[name]} --local-dir encoders/{name}; copy that folder here, or "
+                        f"connection, hf download {hub} --local-dir encoders/{name}; copy that folder here, or "
                         "name the one that it is in as ENCODERS_DIR") from error
-    odd = {key: getattr(network.config, key, usual) for key, usual in
-           (("feature_extractor_cqt", False), ("deepnorm", False), ("attention_relax", -1))}    # of other MERTs
-    if told["missing_keys"] or name == "mert" and list(odd.values()) != [False, False, -1]:
-        raise DataError(f"{name}: {source} is not a network like {HUB[name]}: use that one")
+    usual = {"feature_extractor_cqt": False, "deepnorm": False, "attention_relax": -1}      # not so of other MERTs
+    other = name == "mert" and any(getattr(network.config, key, value) != value for key, value in usual.items())
+    if told["missing_keys"] or other:
+        raise DataError(f"{name}: {source} is not a network like {hub}: use that one")
     return network, prepare

@@ -20,10 +20,6 @@ from audio.cache import PART, STATUSES, USABLE, describe, find_present, read_jso
 from fma import DataError
 
 
-class InUse(DataError):
-    """Another process fills the cache."""
-
-
 @contextmanager
 def lock(folder, name="lock", shared=False, wait=False):
     """Keep a second process from filling the same cache; the lock ends with the process that holds it.
@@ -39,9 +35,9 @@ def lock(folder, name="lock", shared=False, wait=False):
     shared : bool
         Keep out only those that want it for themselves.
     wait : bool
-        Wait until it is free, where else `InUse` is raised.
+        Wait until it is free, where else a DataError is raised.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     try:
         import fcntl
     except ImportError as error:
@@ -50,12 +46,12 @@ def lock(folder, name="lock", shared=False, wait=False):
         yield None                  # no file either: Windows deletes no folder that holds an open one
         return
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         with open(folder / name, "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
-                raise InUse(f"{folder} is being filled by another process: wait for it, or stop it") from error
+                raise DataError(f"{folder} is being filled by another process: wait for it, or stop it") from error
             except OSError as error:
                 raise DataError(f"{folder} cannot be locked ({error.strerror}): its file system must be mounted with "
                                 "locks, or name another folder with --features-dir") from error
@@ -66,6 +62,13 @@ def lock(folder, name="lock", shared=False, wait=False):
             if there:           # else the process that held the lock has deleted this file meanwhile
                 yield file
                 return
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}): name another with --features-dir") from error
 
 
 def _allocate(path, info):
@@ -97,6 +100,8 @@ def make_plan(features_dir, names, ids, device=None, part=PART):
         journal.unlink()
     present = find_present(features_dir, names, len(ids), part)
     infos = {name: describe(name, len(ids), device, part) for name in names if name not in present}
+    if not infos:
+        raise DataError(f"{features_dir}/index.csv is missing: delete {features_dir} and run again")
     try:
         for name, info in infos.items():
             _allocate(partial / f"{name}.npy", info)
@@ -109,34 +114,21 @@ def make_plan(features_dir, names, ids, device=None, part=PART):
     return infos
 
 
-def read_journal(progress_file, n_tracks, repair=True):
-    """Status of each clip that an earlier run finished, from its journal; an incomplete last line is ignored.
-
-    It is also removed, so that the next line can be appended, unless `repair` is false: another process may be writing.
-    """
+def read_journal(progress_file, n_tracks):
+    """Status of each clip in a journal; a line that is damaged or incomplete is ignored, and its clip done again."""
     done = {}
-    if progress_file.is_file():
-        text = progress_file.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text and repair:
-            save_text(progress_file, whole)
-        for line in whole.splitlines():
-            row, _, status = line.partition(",")
-            if row.isdecimal() and len(row) < 12 and int(row) < n_tracks and status in STATUSES:    # else it is redone
-                done[int(row)] = status
+    for line in progress_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        row, _, status = line.partition(",")
+        if row.isdecimal() and len(row) < 12 and int(row) < n_tracks and status in STATUSES:
+            done[int(row)] = status
     return done
 
 
-def read_status(partial, known, infos, n_tracks, own=None):
-    """Status of each finished clip, from the journals of all processes and from an earlier index.
-
-    Other processes may be writing all journals but one's `own`.
-    """
-    if not infos:
-        return dict(enumerate(known["status"]))
+def read_status(partial, known, n_tracks):
+    """Status of each finished clip, from the journals of all processes and from an earlier index."""
     status = {}
     for journal in sorted(partial.glob("progress*.csv")):
-        status |= read_journal(journal, n_tracks, repair=own in (None, journal))
+        status |= read_journal(journal, n_tracks)
     if known is not None:           # clips that failed before are not tried again
         status |= {row: s for row, s in enumerate(known["status"]) if s not in USABLE}
     return status
@@ -154,13 +146,8 @@ def open_array(partial, name):
 
 def write_row(file, row, n_rows, data):
     """Write a row into the .npy file, in place: a memory map would keep every row written in memory."""
-    start = os.fstat(file.fileno()).st_size - (n_rows - row) * len(data)
-    if hasattr(os, "pwrite"):
-        written = os.pwrite(file.fileno(), data, start)
-    else:                           # Windows
-        file.seek(start)
-        written = file.write(data)
-    if written < len(data):
+    file.seek(os.fstat(file.fileno()).st_size - (n_rows - row) * len(data))
+    if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 

@@ -2,18 +2,23 @@
 
 The input is decoded waveforms at 22,050 Hz, the values are those of `transforms.extract`, so librosa's. All sums are in
 float64: a bin may be 120 dB below its neighbour, too low for float32, and for TF32, which torch may use instead on a
-GPU. Decoding takes far longer even so (benchmarks/gpu_features.py).
+GPU. Decoding takes far longer even so (benchmarks/gpu.py).
+
+In all functions `y` has shape (clips, samples) and is 0 past each clip's end, `lengths` and `counts`, of shape (clips,)
+and int64, say how many samples and frames are a clip's own, and a result has shape (clips, bins, frames) and float64.
 """
 
 import math
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from audio.spectra import BINS_PER_OCTAVE, HOP_LENGTH, N_BINS, N_FFT, N_MELS, SAMPLE_RATE, cqt_kernels
-from audio.transforms import CLIP_SECONDS, FEATURES, FLOOR_DB, N_MFCC, STUDY_FEATURES
+from audio.transforms import CLIP_SECONDS, FLOOR_DB, N_MFCC, STUDY_FEATURES
 from fma import DataError
 
 REACH = 194             # samples on each side of soxr's HQ filter for halving a rate; its taps beyond are 0 (1e-8)
@@ -90,20 +95,7 @@ def _own(lengths, size):
 
 
 def halve(y, lengths):
-    """Halve the sample rate, as ``soxr.resample(y, 2, 1, quality="HQ")`` does of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float64
-        Zero past each clip's end.
-    lengths : Tensor, shape (clips,), int64
-        Samples of each clip.
-
-    Returns
-    -------
-    y : Tensor, shape (clips, (samples + 1) // 2)
-    lengths : Tensor, shape (clips,)
-    """
+    """`y` and `lengths` at half the sample rate, as ``soxr.resample(y, 2, 1, quality="HQ")`` of each clip."""
     size, lengths = (y.shape[1] + 1) // 2, (lengths + 1) // 2
     blocks = -(-size // BLOCK)
     padded = pad(y, (REACH, 2 * BLOCK * blocks + REACH - y.shape[1]))
@@ -113,19 +105,7 @@ def halve(y, lengths):
 
 
 def cqt(y, lengths):
-    """Constant-Q magnitude of a batch, as `spectra.cqt` of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float32
-        Mono, 22,050 Hz, zero past each clip's end.
-    lengths : Tensor, shape (clips,), int64
-
-    Returns
-    -------
-    C : Tensor, shape (clips, 84, frames), float64
-        Amplitude; frames = 1 + samples // 1024.
-    """
+    """Constant-Q magnitude, as `spectra.cqt` of each clip."""
     n_frames, octaves, y = 1 + y.shape[1] // HOP_LENGTH, [], y.double()
     for octave, kernel in enumerate(constants(y.device)["kernels"]):
         if octave:
@@ -140,17 +120,7 @@ def cqt(y, lengths):
 
 
 def stft_power(y):
-    """Power spectrogram of a batch, as `spectra.stft_power` of each clip.
-
-    Parameters
-    ----------
-    y : Tensor, shape (clips, samples), float32
-        Mono, 22,050 Hz, zero past each clip's end.
-
-    Returns
-    -------
-    S : Tensor, shape (clips, 513, frames), float64
-    """
+    """Power spectrogram, as `spectra.stft_power` of each clip."""
     n_frames = 1 + y.shape[1] // HOP_LENGTH
     padded = pad(y, (N_FFT // 2, N_FFT))[:, : n_frames * N_FFT]                         # hop = n_fft: no overlap
     X = torch.fft.rfft(padded.unflatten(1, (n_frames, N_FFT)) * constants(y.device)["window"])
@@ -158,14 +128,7 @@ def stft_power(y):
 
 
 def estimate_tuning(S, counts):
-    """Deviation from A440, as `transforms.estimate_tuning` of each clip.
-
-    Parameters
-    ----------
-    S : Tensor, shape (clips, 513, frames)
-        Power spectrogram.
-    counts : Tensor, shape (clips,), int64
-        Frames that are a clip's own.
+    """Deviation from A440 of each clip, as `transforms.estimate_tuning` of its power spectrogram.
 
     Returns
     -------
@@ -199,23 +162,12 @@ def normalise(x, norm):
 
 
 def cens(chroma, counts):
-    """Chroma energy normalised statistics, as ``librosa.feature.chroma_cens``.
-
-    Parameters
-    ----------
-    chroma : Tensor, shape (clips, 12, frames)
-        Not normalised.
-    counts : Tensor, shape (clips,), int64
-        Frames that are a clip's own.
-
-    Returns
-    -------
-    Tensor, shape (clips, 12, frames)
+    """Chroma energy normalised statistics of a chroma without norm, as ``librosa.feature.chroma_cens`` [1]_.
 
     References
     ----------
-    M. Müller, S. Ewert, "Chroma toolbox: MATLAB implementations for extracting variants of chroma-based audio
-    features", ISMIR 2011.
+    .. [1] M. Müller, S. Ewert, "Chroma toolbox: MATLAB implementations for extracting variants of chroma-based audio
+       features", ISMIR 2011.
     """
     share = normalise(chroma, 1)
     steps = sum((share > step).double() for step in (0.4, 0.2, 0.1, 0.05)) / 4
@@ -225,6 +177,19 @@ def cens(chroma, counts):
 
 
 # ---------------------------------------------------------------- features
+
+
+def _from_cqt(C, counts):
+    chroma = constants(C.device)["fold"] @ C
+    return {"cqt": 20 * torch.log10(C.clamp(min=10 ** (FLOOR_DB / 20))), "chroma_cqt": normalise(chroma, math.inf),
+            "chroma_cens": cens(chroma, counts)}
+
+
+def _from_stft(S, counts):
+    fixed = constants(S.device)
+    mel = 10 * torch.log10((fixed["mel"] @ S).clamp(min=10 ** (FLOOR_DB / 10)))
+    chroma = fixed["chroma"][estimate_tuning(S, counts)] @ S
+    return {"chroma_stft": normalise(chroma, math.inf), "mel_stft": mel, "mfcc": fixed["dct"] @ mel}
 
 
 def extract_batch(y, names=STUDY_FEATURES, lengths=None):
@@ -260,28 +225,15 @@ def extract_batch(y, names=STUDY_FEATURES, lengths=None):
     """
     if unknown := set(names) - set(STUDY_FEATURES):
         raise ValueError(f"not made in batches: {', '.join(sorted(unknown))}")
-    lengths = torch.full(y.shape[:1], y.shape[1]) if lengths is None else torch.as_tensor(lengths)
-    lengths = lengths.to(y.device)
-    y = torch.where(_own(lengths, y.shape[1]), y, 0)
-    counts, fixed, names, found = 1 + lengths // HOP_LENGTH, constants(y.device), set(names), {}
+    lengths = torch.as_tensor([y.shape[1]] * len(y) if lengths is None else lengths, device=y.device)
+    y, counts, found = torch.where(_own(lengths, y.shape[1]), y, 0), 1 + lengths // HOP_LENGTH, {}
     with torch.inference_mode():
-        if names & {"cqt", "chroma_cqt", "chroma_cens"}:
-            C = cqt(y, lengths)
-            found["cqt"] = 20 * torch.log10(C.clamp(min=10 ** (FLOOR_DB / 20)))
-            chroma = fixed["fold"] @ C
-            if "chroma_cqt" in names:
-                found["chroma_cqt"] = normalise(chroma, math.inf)
-            if "chroma_cens" in names:
-                found["chroma_cens"] = cens(chroma, counts)
-        if names & {"chroma_stft", "mel_stft", "mfcc"}:
-            S = stft_power(y)
-            found["mel_stft"] = 10 * torch.log10((fixed["mel"] @ S).clamp(min=10 ** (FLOOR_DB / 10)))
-            if "mfcc" in names:
-                found["mfcc"] = fixed["dct"] @ found["mel_stft"]
-            if "chroma_stft" in names:
-                found["chroma_stft"] = normalise(fixed["chroma"][estimate_tuning(S, counts)] @ S, math.inf)
+        if {"cqt", "chroma_cqt", "chroma_cens"} & set(names):
+            found |= _from_cqt(cqt(y, lengths), counts)
+        if {"chroma_stft", "mel_stft", "mfcc"} & set(names):
+            found |= _from_stft(stft_power(y), counts)
         own = _own(counts, 1 + y.shape[1] // HOP_LENGTH)[:, None]
-        return {name: torch.where(own, found[name], 0).float() for name in FEATURES if name in names}
+        return {name: torch.where(own, found[name], 0).float() for name in STUDY_FEATURES if name in names}
 
 
 def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP_SECONDS):
@@ -309,39 +261,26 @@ def extract_stream(clips, device, names=STUDY_FEATURES, size=BATCH, seconds=CLIP
     DataError
         If the device has too little memory.
     """
-    gpu = device.type == "cuda"                     # copies from pinned memory run beside Python
-    size = max(1, int(size * min(1, CLIP_SECONDS / seconds)))
-    staging = [torch.zeros(size, math.ceil(seconds * SAMPLE_RATE), pin_memory=gpu) for _ in range(2)]
-    clips, before = iter(clips), None
-    while True:
-        keys, lengths = [], []
-        for key, y in clips:
-            if isinstance(y, str):
-                yield key, y
-                continue
-            staging[0][len(keys), : len(y)] = torch.from_numpy(y)
-            keys.append(key)
-            lengths.append(len(y))
-            if len(keys) == size:
-                break
-        rows = list(_unstack(*before)) if before else []        # waits until the device has read that buffer
-        found = _compute(staging[0][: len(keys)], device, names, lengths) if keys else None
-        yield from rows                             # the caller writes them while the device computes
-        if not keys:
-            return
-        staging.reverse()
-        before = keys, lengths, found
+    size, clips, before = max(1, int(size * min(1, CLIP_SECONDS / seconds))), iter(clips), iter(())
+    while batch := list(islice(clips, size)):
+        yield from ((key, y) for key, y in batch if isinstance(y, str))
+        batch = {key: torch.from_numpy(y) for key, y in batch if not isinstance(y, str)}
+        found = _compute(batch, device, names) if batch else {}
+        yield from before               # the caller writes them while the device computes
+        before = _unstack(batch, found)
+    yield from before
 
 
-def _compute(y, device, names, lengths):
+def _compute(batch, device, names):
     try:
-        return extract_batch(y.to(device, non_blocking=True), names, lengths)
+        y = pad_sequence(list(batch.values()), batch_first=True).to(device)
+        return extract_batch(y, names, list(map(len, batch.values())))
     except torch.cuda.OutOfMemoryError as error:
-        raise DataError(f"the memory of {device} is too small for {len(y)} clips at a time, or used by another "
+        raise DataError(f"the memory of {device} is too small for {len(batch)} clips at a time, or used by another "
                         "program: end that, or run without --device") from error
 
 
-def _unstack(keys, lengths, found):
-    arrays = {name: x.cpu().numpy() for name, x in found.items()}
-    for k, (key, n) in enumerate(zip(keys, lengths, strict=True)):
-        yield key, {name: x[k, :, : 1 + n // HOP_LENGTH] for name, x in arrays.items()}
+def _unstack(batch, found):
+    arrays = {name: x.cpu().numpy() for name, x in found.items()}           # waits for the device
+    for k, (key, y) in enumerate(batch.items()):
+        yield key, {name: x[k, :, : 1 + len(y) // HOP_LENGTH] for name, x in arrays.items()}

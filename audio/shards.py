@@ -11,12 +11,10 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
 
-from audio.filling import InUse, lock
+from audio.filling import lock
 from fma import DataError
 
-PATIENCE = 3        # seconds that a shard waits for one that looks whether all is done
 SHOWN_AFTER = 90    # seconds until a file made elsewhere is surely seen: NFS remembers for a minute that it was not
 
 
@@ -35,25 +33,8 @@ def parse_shard(text):
     return int(shard), int(count)
 
 
-@contextmanager
-def hold_shard(partial, shard):
-    """Keep out whoever fills the cache alone, and a second process with this shard; other shards may come."""
-    end = time.monotonic() + PATIENCE
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(lock(partial, shared=True))
-                break
-            except InUse:               # perhaps by a shard that has ended, and looks whether it was the last
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-        held.enter_context(lock(partial, "lock-{}of{}".format(*shard)))
-        yield
-
-
-def plan_shard(partial, shard, plan, compile_it):
-    """The arrays to compute, as `plan` gives them: allocated by whichever shard comes first, while others wait.
+def plan_shard(partial, shards, plan, compile_it):
+    """The arrays to compute, as `plan` gives them: allocated by the first of so many shards, while the others wait.
 
     They wait for the file ``shared``, which says in how many shards the arrays were allocated. What was written to a
     file is seen by who locks it next; that another file is there may be seen late on NFS, and a second allocation
@@ -61,7 +42,7 @@ def plan_shard(partial, shard, plan, compile_it):
     """
     with lock(partial, "shared", wait=True) as file:
         file.seek(0)
-        planned, count = file.read(), str(shard[1])
+        planned, count = file.read(), str(shards)
         if planned not in ("", "any", count):
             raise DataError(f"{partial} is being filled in {planned} shards, not in {count}: go on with these, or end "
                             "it with features.py without --shard")
@@ -85,16 +66,9 @@ def plan_shard(partial, shard, plan, compile_it):
 
 
 def compile_for_all(partial, compile_it):
-    """Keep what numba compiles of librosa beside the growing cache, for `own_compiled`."""
-    before = os.environ.get("NUMBA_CACHE_DIR")
+    """Keep what numba compiles of librosa beside the growing cache: each process then takes a copy, `own_compiled`."""
     os.environ["NUMBA_CACHE_DIR"] = str(partial / "numba")
-    try:
-        compile_it()
-    finally:
-        if before is None:
-            del os.environ["NUMBA_CACHE_DIR"]
-        else:
-            os.environ["NUMBA_CACHE_DIR"] = before
+    compile_it()
 
 
 def own_compiled(partial, parent=None):

@@ -20,7 +20,7 @@ from learning import runs
 
 psutil = pytest.importorskip("psutil")      # comes with Dask
 MACOS = {os: ("posix_fadvise", "posix_fallocate", "sched_getaffinity")}
-WINDOWS = {os: (*MACOS[os], "pwrite", "sysconf", "getloadavg", "wait4", "O_DSYNC"), signal: ("alarm",)}
+WINDOWS = {os: (*MACOS[os], "sysconf", "getloadavg", "wait4", "O_DSYNC"), signal: ("alarm",)}
 
 
 def take_away(monkeypatch, lacking):

@@ -42,6 +42,8 @@ def workers(tmp_path_factory):
 def run(small, workers, tmp_path, monkeypatch):
     """Fill a fresh cache on the workers, from this process; gives its folder."""
 
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", ""))     # the client changes it
+
     def fill(folder="features", batch=2, **kwargs):
         monkeypatch.setattr(cluster, "BATCH", batch)
         fill_cache(small, NAMES, features_dir=tmp_path / folder, progress=False, scheduler=workers.scheduler_address,

@@ -16,8 +16,8 @@ from conftest import write_tracks
 import features
 from audio import embeddings, musicnn
 from audio.cache import describe
-from audio.embeddings import cut, embed, embed_stream, load_encoder
-from audio.musicnn import MAGIC, SAMPLES, TAGS, Musicnn, load_musicnn, read_checkpoint
+from audio.embeddings import cut, embed, load_encoder
+from audio.musicnn import MAGIC, SAMPLES, Musicnn, load_musicnn, read_checkpoint
 from audio.transforms import resample
 from fma import DataError, run_command
 from study.statistics import Statistics
@@ -185,15 +185,14 @@ def test_the_weights_are_those_that_tensorflow_reads():
 @installed
 def test_tags_are_those_of_the_original(one_thread):
     """The package's own network in TensorFlow 2.21 was the oracle: there, all 50 tags were within 3e-6."""
-    expected = [[("electronic", 0.651111), ("electro", 0.212791), ("indie", 0.168531)],
-                [("electronic", 0.655358), ("electro", 0.213655), ("indie", 0.172151)]]
+    expected = [[0.651111, 0.212791, 0.168531], [0.655358, 0.213655, 0.172151]]     # electronic, electro, indie
     penultimate = [[3.731160, 3.664570, 3.639690, 3.610420], [3.813690, 3.731000, 3.690450, 3.645080]]
     with torch.inference_mode():
         values, tags = load_musicnn(CHECKPOINT)(torch.from_numpy(synthetic()))
     for row in (0, 1):
         best = tags[row].topk(3)
-        assert [TAGS[k] for k in best.indices] == [tag for tag, _ in expected[row]]
-        np.testing.assert_allclose(best.values, [value for _, value in expected[row]], atol=1e-4)
+        assert best.indices.tolist() == [4, 41, 3]
+        np.testing.assert_allclose(best.values, expected[row], atol=1e-4)
     np.testing.assert_allclose(values[:, [159, 119, 149, 73]], penultimate, atol=1e-3)
 
 
@@ -216,9 +215,6 @@ def test_mean_and_deviation_over_windows(own, one_thread):
         each = network(torch.from_numpy(cut(resample(y, 22_050, 16_000), SAMPLES)))[0].numpy()
     assert found.shape == (400, 1) and each.shape == (2, 200) and encoder.dimensions == 200
     np.testing.assert_allclose(found[:, 0], np.concatenate([each.mean(0), each.std(0)]), atol=1e-5)
-    stream = dict(embed_stream([(1, resample(y, 22_050, 16_000)), (2, "short")], torch.device("cpu"), "musicnn"))
-    np.testing.assert_array_equal(stream[1]["musicnn"], found)
-    assert stream[2] == "short"
 
 
 @pytest.fixture

@@ -160,8 +160,7 @@ def test_killed_while_it_shifts_it_ends_in_the_same_bytes(few, shifted, tmp_path
 
 @pytest.mark.parametrize("values, said", [
     (["0"], "invalid choice"), (["13"], "invalid choice"), (["1.5"], "invalid int"), (["x"], "invalid int"),
-    (["1", "2", "1"], "names a shift twice"), ([], "expected at least one"),
-    (["1", "--statistics"], "copies of features, not of statistics"),
+    ([], "expected at least one"), (["1", "--statistics"], "copies of features, not of statistics"),
 ])
 def test_a_wrong_shift_is_one_line(values, said, capsys):
     with pytest.raises(SystemExit) as caught:
