@@ -12,7 +12,6 @@ from copy import copy
 import numpy as np
 
 from audio.cache import SEMITONES, copy_name, open_feature
-from dataset import JointDataset
 from fma import DataError
 
 
@@ -80,7 +79,7 @@ def clips_or_copies(dataset, rows, generator):
             chosen = drawn == k
             x[chosen] = (part.copies[semitones] if semitones else part).raw(rows[chosen])
         values.append(x)
-    return values if isinstance(dataset, JointDataset) else values[0]
+    return values if len(values) > 1 else values[0]
 
 
 def _open_copies(part):

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dataset import JointDataset
 from learning.augmentation import augment
 from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies
@@ -153,10 +152,10 @@ def training_batch(dataset, rows, settings, generator):
     y = dataset.labels[rows]
     targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot waits for the GPU
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
-    joint = isinstance(dataset, JointDataset)
-    parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
+    joint = isinstance(values, list)
+    fills = [part.mean for part in dataset.parts]
     in_db = [part.scale == "db" and "power" in part.info for part in dataset.parts]
-    parts, targets = augment(parts, targets, settings, generator, fills, in_db)
+    parts, targets = augment(values if joint else [values], targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 
 
