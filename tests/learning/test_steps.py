@@ -140,7 +140,7 @@ def test_waiting_is_noticed():
     assert watch.found == ["_local_scalar_dense", "index", "nonzero"]
 
 
-ALTERED = {"roll": True, "shift_bins": 2, "gain_db": 3, "equaliser_db": 3, "low_pass": 0.5, "mix_style": 0.3,
+ALTERED = {"roll": True, "shift_bins": 2, "equaliser_db": 3, "low_pass": 0.5, "mix_style": 0.3,
            "mask_bins": 4, "mask_frames": 8, "mixup": 0.3, "clip_norm": 1.0}
 
 
