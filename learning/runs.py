@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from audio.cache import copy_name, save_text, save_whole
+from evaluation import bootstrap_interval, format_interval
 from fma import DataError
 
 WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts",
@@ -313,3 +314,15 @@ def known_artists(said):
     alone = [artist in (str(track), f"track {track}")           # as `fma.artists_of` writes them
              for artist, track in zip(said["artists"].tolist(), said["tracks"].tolist(), strict=True)]
     return None if all(alone) else said["artists"]
+
+
+def report(run_dir):
+    """Summarise a run in one line: the chosen epoch, and the test accuracy of its weights."""
+    history, test = load_history(run_dir), load_probabilities(run_dir)
+    best, right = selected(history), test["probabilities"].argmax(1) == test["labels"]
+    interval = format_interval(bootstrap_interval(right, known_artists(test)))
+    skipped = sum(epoch.get("skipped_steps", 0) for epoch in history)
+    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
+            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
+            f"(95 % interval {interval}, {len(right)} clips)"
+            + (f"; {skipped} steps overflowed in float16 and were skipped" if skipped else ""))

@@ -41,12 +41,10 @@ def learning_rate(step, steps, settings):
 
 
 def set_learning_rate(optimizer, rate):
-    """For the next step; in place where a recorded step reads it."""
+    """For the next step; in place where a recorded step reads it, on its GPU: a resumed run has read it to the CPU."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        there, device = group["lr"], group["params"][0].device
+        group["lr"] = there.to(device).fill_(rate) if isinstance(there, torch.Tensor) else rate
 
 
 def count_steps(clips, batch_size):
@@ -181,7 +179,12 @@ class StepGraph:
         self.size = self.size or len(batch)
         if self.first > 0:
             self.first -= 1
-            return self.aside(step, batch)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                found = step(batch, len(batch))
+            torch.cuda.current_stream().wait_stream(stream)
+            return found
         if len(batch) != self.size:
             return step(batch, len(batch))
         if self.graph is None:
@@ -193,12 +196,3 @@ class StepGraph:
         self.rows.copy_(batch)
         self.graph.replay()
         return self.found
-
-    @staticmethod
-    def aside(step, batch):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            found = step(batch, len(batch))
-        torch.cuda.current_stream().wait_stream(stream)
-        return found
