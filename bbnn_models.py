@@ -22,17 +22,7 @@ def preactivated(n_in, n_out, kernel, bias):
 
 
 class InceptionBlock(nn.Module):
-    """Four branches of different scales, concatenated with the input.
-
-    Parameters
-    ----------
-    n_in : int
-        Input channels; the output has ``n_in + 4 * width``.
-    width : int
-        Channels of each branch.
-    bias : bool
-        Whether the convolutions have a bias.
-    """
+    """Four branches of different scales, of `width` channels each, concatenated with the input."""
 
     def __init__(self, n_in, width, bias):
         super().__init__()

@@ -1,7 +1,8 @@
 """Convolutional networks over frequency, over time, and over both, after Choi et al. [1]_.
 
-Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Kernels and pools are
-frequency × time. Three pools of 4 leave ``frames // 64`` frames; the last pool reduces them to one.
+Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``; a ValueError says which argument is
+invalid, or that the input is too small. Kernels and pools are frequency × time. Three pools of 4 leave ``frames // 64``
+frames; the last pool reduces them to one.
 
 References
 ----------
@@ -23,11 +24,9 @@ from torch import nn
 # ---- building blocks, shared with crnn_models and bbnn_models ----------------------------------------------
 
 
-def conv_block(n_in, n_out, kernel, padding="same"):
+def conv_block(n_in, n_out, kernel, padding="same", kind=nn.Conv2d):
     """Conv → BatchNorm → ReLU: the basic block. The norm makes a bias of the convolution redundant."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
-    )
+    return nn.Sequential(kind(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 def pooled(block, pool):
@@ -38,15 +37,7 @@ def pooled(block, pool):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_.
-
-    Parameters
-    ----------
-    n_in, n_out : int
-        Channels in and out.
-    kernel : tuple of int
-        Height and width of the two convolutions, which keep the size of the map.
-    """
+    """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_, in the map's size."""
 
     def __init__(self, n_in, n_out, kernel):
         super().__init__()
@@ -70,29 +61,15 @@ class JoinedConv2d(nn.Conv2d):
         return sum(others, start=first)
 
 
-def joined_block(n_in, n_out, kernel):
-    """A basic block whose input is a tuple of maps, with `n_in` channels in total."""
-    return nn.Sequential(JoinedConv2d(n_in, n_out, kernel, padding="same", bias=False), nn.BatchNorm2d(n_out),
-                         nn.ReLU())
-
-
 class DenseBlock(nn.Module):
-    """Two basic blocks, each on all previous maps, and a 1×1 block that compresses them [3]_.
-
-    Parameters
-    ----------
-    n_in, n_out : int
-        Channels in and out.
-    kernel : tuple of int
-        Height and width of the first two convolutions, which keep the size of the map.
-    """
+    """Two basic blocks, each on all previous maps, and a 1×1 block that compresses them [3]_, in the map's size."""
 
     def __init__(self, n_in, n_out, kernel):
         super().__init__()
         both = n_in + n_out
         self.first = conv_block(n_in, n_out, kernel)
-        self.second = joined_block(both, both, kernel)
-        self.compress = joined_block(2 * both, n_out, 1)
+        self.second = conv_block(both, both, kernel, kind=JoinedConv2d)
+        self.compress = conv_block(2 * both, n_out, 1, kind=JoinedConv2d)
 
     def forward(self, x):                               # (batch, n_in, bins, frames)
         first = self.first(x)                           # (batch, n_out, bins, frames)
@@ -162,11 +139,6 @@ class FrequencyCNN(nn.Module):
     dropouts : int, optional
         Number of dense layers, from the first, with a dropout of 0.5 before them; by default all.
 
-    Raises
-    ------
-    ValueError
-        If the input is too small, or a block, `last_pool` or `n_classes` is invalid.
-
     Examples
     --------
     >>> FrequencyCNN(84, blocks=("basic", "resnet", "basic", "basic"))(torch.zeros(2, 84, 640)).shape
@@ -200,17 +172,8 @@ class TemporalCNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 1 bin, 64 frames or more.
-    n_classes : int
-        Number of genres.
-    last_pool, dropouts
+    n_bins, n_frames, n_classes, last_pool, dropouts
         As in `FrequencyCNN`.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -236,9 +199,7 @@ class TemporalCNN(nn.Module):
 
 
 def square_heights(n_bins):
-    """Heights of the first three pools of SquareCNN, and the number of bins after them.
-
-    The third pool is 3 high with 24 bins or more, otherwise 2, so that a bin is left.
+    """Heights of the first three pools of SquareCNN, and the number of bins that they leave: one or more.
 
     >>> square_heights(12), square_heights(84), square_heights(128)
     (((2, 2, 2), 1), ((2, 2, 3), 7), ((2, 2, 3), 10))
@@ -266,16 +227,9 @@ class SquareCNN(nn.Module):
     ----------
     n_bins, n_frames : int
         Size of the input: 8 bins, 64 frames or more.
-    n_classes : int
-        Number of genres.
-    last_pool, dropouts
+    n_classes, last_pool, dropouts
         As in `FrequencyCNN`. If last_pool is given, the last pool covers 60 % of the bins left, rounded up, as
         in the original: 5 of 7 at 84 bins, 6 of 10 at 128. By default it covers all.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------

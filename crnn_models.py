@@ -1,6 +1,7 @@
 """Convolutional recurrent networks: a recurrent layer after the convolutions, or parallel to them.
 
-Both take ``(batch, bins, frames)`` and give logits ``(batch, classes)``. Pools are frequency × time.
+Both take ``(batch, bins, frames)`` and give logits ``(batch, classes)``; a ValueError says which argument is invalid,
+or that the input is too small. Pools are frequency × time.
 
 References
 ----------
@@ -54,11 +55,6 @@ class SequentialCRNN(nn.Module):
     dropouts : int, optional
         As in `FrequencyCNN`.
 
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `rnn` or `n_classes` is invalid.
-
     Examples
     --------
     >>> SequentialCRNN(128, rnn="gru")(torch.zeros(2, 128, 640)).shape
@@ -95,11 +91,6 @@ class ParallelCRNN(nn.Module):
         As in `SequentialCRNN`.
     last_pool, dropouts
         As in `SquareCNN`.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `rnn`, `last_pool` or `n_classes` is invalid.
 
     Notes
     -----

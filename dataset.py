@@ -58,15 +58,9 @@ class FeatureDataset:
         (bins, frames).
     info : dict
         The cache's JSON: unit, parameters, versions.
-    hashes : dict of str to str
-        Of the arrays that learning/runs.py has read for a run's fingerprints.
-    copies : dict of int to FeatureDataset, or None
-        Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
-    tags : Tensor, shape (tracks, tags), or None
-        Of the training clips, if they are learned from, as `tag_models.training_tags` gives them.
     """
 
-    tags = None
+    tags = None         # or what `tag_models.training_tags` gives, if the network learns from them
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
@@ -76,7 +70,8 @@ class FeatureDataset:
         features_dir = Path(features_dir or Path(data_dir) / "features")
         self.name, self.feature, self.scale = dataset_name(data_dir, subset), feature, scale
         self.data_dir, self.subset = data_dir, subset
-        self.device, self.features_dir, self.copies, self.hashes = torch.device(device), features_dir, None, {}
+        self.device, self.features_dir = torch.device(device), features_dir
+        self.copies, self.hashes = None, {}     # semitones to shifted copies; files that learning/runs.py has hashed
         index = load_index(features_dir)
         self.array, self.info = open_feature(features_dir, feature, len(index))
         self.shape = self.array.shape[1:]

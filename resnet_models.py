@@ -1,5 +1,8 @@
 """Beyond the study: a small residual network beside statistics of the clip, and several features in one network.
 
+Every network takes ``(batch, bins, frames)``, `Fusion` one for each feature, and gives logits ``(batch, classes)``; a
+ValueError says which argument is invalid, or that the input is too small.
+
 References
 ----------
 .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
@@ -80,11 +83,6 @@ class ResNet(nn.Module):
     masked : float, 0 to 1
         The share of `SpecMask`.
 
-    Raises
-    ------
-    ValueError
-        If the input is too small, or there are fewer than two classes.
-
     Examples
     --------
     >>> ResNet(128, n_frames=128)(torch.zeros(2, 128, 128)).shape
@@ -160,6 +158,14 @@ class ClipStatistics(nn.Module):
                               kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
 
 
+def summary(n_bins, n_frames):
+    """`ClipStatistics`, or the only frame of an embedding as it is; and the number of values."""
+    if n_frames == 1:
+        return nn.Flatten(), n_bins
+    statistics = ClipStatistics(n_bins)
+    return statistics, statistics.n_values
+
+
 def dense_layer(n_values, hidden):
     """One layer on statistics or an embedding, with batch norm and strong dropout."""
     return nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
@@ -181,11 +187,6 @@ class StatisticsResNet(nn.Module):
         Units of the dense layer.
     hide : float, 0 to 0.5
         Probability that either branch is dropped for a clip in training.
-
-    Raises
-    ------
-    ValueError
-        As for `ResNet`.
 
     Examples
     --------
@@ -228,13 +229,12 @@ class Encoder(nn.Module):
 
     def __init__(self, n_bins, n_frames, width, hidden):
         super().__init__()
-        self.resnet, self.statistics = None, nn.Flatten()
-        if n_frames > 1:
-            self.statistics = ClipStatistics(n_bins)
+        self.statistics, n_values = summary(n_bins, n_frames)
+        self.resnet = None
         if n_frames > 1 and width:
             self.resnet = ResNet(n_bins, n_frames, 2, width)
             self.resnet.classify = nn.Identity()
-        self.dense = dense_layer(self.statistics.n_values if n_frames > 1 else n_bins, hidden)
+        self.dense = dense_layer(n_values, hidden)
         self.n_values = hidden + (0 if self.resnet is None else 16 * width)
 
     def forward(self, x):                                       # (batch, bins, frames)
@@ -286,8 +286,7 @@ class Linear(nn.Module):
 
     def __init__(self, n_bins, n_frames=1, n_classes=8):
         super().__init__()
-        self.statistics = ClipStatistics(n_bins) if n_frames > 1 else nn.Flatten()
-        n_values = self.statistics.n_values if n_frames > 1 else n_bins
+        self.statistics, n_values = summary(n_bins, n_frames)
         self.scale = nn.BatchNorm1d(n_values, affine=False)
         self.classify = nn.Linear(n_values, n_classes)
 
@@ -310,11 +309,6 @@ class Fusion(nn.Module):
         Arguments of the encoders.
     hide : float
         Probability that a branch of a clip is dropped in training.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two features, or one is too small.
 
     Examples
     --------
