@@ -1,6 +1,7 @@
 """The bottom-up broadcast neural network of Liu et al. [1]_: every block receives the shallow features.
 
-It takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Pools are frequency × time.
+It takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``; a ValueError says which argument is invalid,
+or that the input is too small. Pools are frequency × time.
 
 References
 ----------
@@ -44,21 +45,14 @@ class BBNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 4 bins × 10 frames or more ("paper": 2 × 8). The weights do not depend on it.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 4 bins × 10 frames or more ("paper": 2 × 8), on which no weight depends; number of genres.
     variant : {"original", "paper"}
         "original" is the network of the original study: 16 channels before a transition to 32, a first
         convolution without padding, no convolution biases, Dropout 0.5 before the dense layer.
         "paper" is that of Liu et al.: 32 channels everywhere, "same" padding, biases, no dropout; it has
         their 185,642 trainable parameters at 10 classes. They fed it mel spectrograms in dB (128 bands,
         n_fft 2048, hop length 1024).
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `variant` or `n_classes` is invalid.
 
     Examples
     --------

@@ -16,6 +16,7 @@ References
    and data augmentation", PRICAI 2019, arXiv:1906.11620.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -127,10 +128,8 @@ class FrequencyCNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 1 bin, 64 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 1 bin and 64 frames or more, and number of genres.
     blocks : sequence of 4 str
         Kind of each convolution: "basic", "resnet" [2]_ or "densenet" [3]_ [4]_.
     last_pool : int, optional
@@ -278,7 +277,7 @@ def layer_table(model, n_bins, n_frames):
     """
     rows, hooks, training = [], [], model.training
 
-    def note(name, layer, output):
+    def note(name, layer, _, output):
         output = output[0] if isinstance(output, tuple) else output    # recurrent layers also return their state
         kernel = getattr(layer, "kernel_size", None)
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -288,7 +287,7 @@ def layer_table(model, n_bins, n_frames):
 
     for name, layer in model.named_modules():
         if not list(layer.children()):
-            hooks.append(layer.register_forward_hook(lambda layer, _, out, name=name: note(name, layer, out)))
+            hooks.append(layer.register_forward_hook(partial(note, name)))
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, n_bins, n_frames, device=next(model.parameters()).device))

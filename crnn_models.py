@@ -44,10 +44,8 @@ class SequentialCRNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 8 bins, 32 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 8 bins and 32 frames or more, and number of genres.
     rnn : {"lstm", "gru"}
         Kind of the recurrent layer, with 128 hidden values.
     bidirectional : bool
@@ -83,10 +81,8 @@ class ParallelCRNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 8 bins, 64 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 8 bins and 64 frames or more, and number of genres.
     rnn, bidirectional
         As in `SequentialCRNN`.
     last_pool, dropouts

@@ -31,12 +31,8 @@ def conv_norm(n_in, n_out, kernel, stride=1):
 class SpecMask(nn.Module):
     """SpecAugment as a layer [3]_: in training, mask two ranges of bins and two of frames of each clip.
 
-    As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong.
-
-    Parameters
-    ----------
-    share : float, 0 to 1
-        Largest share of the bins, or frames, in one range. Masked values are set to zero, the mean.
+    As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong. A range
+    has at most a `share` (0 to 1) of all bins, or frames; its values are set to zero, the mean.
     """
 
     def __init__(self, share):
@@ -70,10 +66,8 @@ class ResNet(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 16 bins, 16 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 16 bins and 16 frames or more, and number of genres.
     width : int
         Channels of the first stage; the last has eight times as many.
     blocks : sequence of 4 int
@@ -179,10 +173,8 @@ class StatisticsResNet(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames, n_classes : int
-        As for `ResNet`.
-    width, blocks, dropout, masked
-        Arguments of the ResNet; with a width of 0 there is none.
+    n_bins, n_frames, n_classes, width, blocks, dropout, masked
+        As for `ResNet`; with a width of 0 there is none.
     hidden : int
         Units of the dense layer.
     hide : float, 0 to 0.5
@@ -247,10 +239,8 @@ class Dense(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input, which is flattened.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, which is flattened, and number of genres.
     hidden : int
         Units of the hidden layer.
 
@@ -274,9 +264,8 @@ class Linear(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input; one with a single frame is an embedding.
-    n_classes : int
+    n_bins, n_frames, n_classes : int
+        Size of the input, where a single frame is an embedding, and number of genres.
 
     Examples
     --------

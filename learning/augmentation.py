@@ -150,14 +150,7 @@ def equalise(x, most, generator):
 
 
 def low_pass(x, share, generator):
-    """Silence what lies above a random bin in a share of the clips, as a low sample rate or bit rate does.
-
-    Parameters
-    ----------
-    x : Tensor
-        In dB.
-    share : float, 0 to 1
-    """
+    """Silence what lies above a random bin in a share of the clips, 0 to 1, as a low sample rate or bit rate does."""
     bins = x.shape[1]
     last = random_integers(round(LOWEST * bins), bins - 1, x, generator)
     last = torch.where(uniform(len(x), generator) < 2 * share - 1, last, bins)
@@ -167,15 +160,10 @@ def low_pass(x, share, generator):
 
 
 def mix_style(x, alpha, generator):
-    """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin [4]_.
+    """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin, as `partners` says [4]_.
 
     The level of each bin over time depends largely on recording and mastering; the course of the bin, which stays,
     depends on the music.
-
-    Parameters
-    ----------
-    alpha : float
-        Shares come from Beta(alpha, alpha); the larger one is the clip's own.
     """
     other, share = partners(x, alpha, generator)
     share = share[:, None, None]
@@ -205,7 +193,7 @@ def mask(x, most, dim, generator, fill=0.0):
 
 
 def mixup(parts, targets, alpha, generator):
-    """Mix each clip with another of the batch, and their labels in the same shares [2]_.
+    """Mix each clip with another of the batch, and their labels in the same shares [2]_; returns both.
 
     Parameters
     ----------
@@ -215,12 +203,6 @@ def mixup(parts, targets, alpha, generator):
         Probabilities.
     alpha : float
         Shares come from Beta(alpha, alpha); the larger one is the clip's own.
-
-    Returns
-    -------
-    parts : list of Tensor
-    targets : Tensor
-        As they were given, mixed.
     """
     other, share = partners(targets, alpha, generator)
     parts = [torch.lerp(x[other], x, share[:, None, None]) for x in parts]

@@ -31,10 +31,7 @@ def keep_memory():
 def process_group(device):
     """Connect the processes that torchrun started, for as long as the context lasts; a single process needs no group.
 
-    Raises
-    ------
-    DataError
-        In the remaining processes, if another one dies.
+    If one dies, the others get a DataError.
     """
     if world()[1] == 1:
         yield

@@ -70,7 +70,7 @@ def load_folds(data_dir, subset, tracks):
 
 
 def draw_folds(tracks):
-    """`FOLDS` folds with whole artists in each, and as near as possible the same share of every genre [1]_.
+    """`FOLDS` folds with whole artists in each and nearly the same share of every genre, by StratifiedGroupKFold.
 
     Parameters
     ----------
@@ -80,10 +80,6 @@ def draw_folds(tracks):
     Returns
     -------
     folds : Series of int, indexed by track_id
-
-    References
-    ----------
-    .. [1] scikit-learn's StratifiedGroupKFold.
     """
     import pandas as pd
     from sklearn.model_selection import StratifiedGroupKFold

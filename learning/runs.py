@@ -118,13 +118,7 @@ def lock(run_dir, write=True):
 
 
 def start_run(run_dir, config, write=True):
-    """Make the folder of a run and its config.json, or check that a run that was started there is the same.
-
-    Raises
-    ------
-    DataError
-        If the run there has another network, feature, cache or setting.
-    """
+    """Make the folder of a run and its config.json; a DataError if another network, feature, ... was begun there."""
     path, config = run_dir / "config.json", json.loads(json.dumps(config))
     if not path.is_file():
         if write:

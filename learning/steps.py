@@ -161,18 +161,12 @@ class StepGraph:
     """A training step recorded once as a CUDA graph and then replayed: one launch instead of one for each kernel.
 
     The first steps of a training run as usual, on their own stream: libraries choose kernels and allocate memory in
-    them, which must not be recorded. Batches of another size than the recorded one run as usual too.
-
-    Parameters
-    ----------
-    device : torch.device
-        A GPU that holds the data set.
-    first : int
-        Steps before the recording.
+    them, which must not be recorded. Batches of another size than the recorded one run as usual too. `device` is a GPU
+    that holds the data set.
     """
 
-    def __init__(self, device, first=3):
-        self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
+    def __init__(self, device):
+        self.generator, self.first, self.graph, self.size = torch.Generator(device), 3, None, 0
 
     def take(self, step, batch):
         """Take a step on a batch of rows; what is recorded and replayed is the `step` of the recording call."""
