@@ -66,7 +66,7 @@ class BBNN(nn.Module):
             raise ValueError(f"variant must be original or paper, not {variant!r}")
         paper = variant == "paper"
         edge = 0 if paper else 2                           # removed by the first convolution
-        require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
+        require_size(n_bins, n_frames, n_classes, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
         first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)
         self.shallow = pooled(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))

@@ -87,16 +87,16 @@ def dense_layers(*widths, dropouts=None):
     >>> len(dense_layers(256, 32, 8)), len(dense_layers(256, 32, 8, dropouts=1))    # only one Dropout
     (5, 4)
     """
-    if widths[-1] < 2:
-        raise ValueError(f"n_classes must be at least 2, not {widths[-1]}")
     layers = []
     for k, (n_in, n_out) in enumerate(pairwise(widths)):
         layers += [nn.Dropout(0.5)] * (dropouts is None or k < dropouts) + [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def require_size(n_bins, n_frames, min_bins, min_frames):
-    """Raise a ValueError if pooling would leave nothing of the input."""
+def require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=1):
+    """Raise a ValueError if pooling would leave nothing of the input, or there is nothing to choose from."""
+    if n_classes < 2:
+        raise ValueError(f"n_classes must be at least 2, not {n_classes}")
     if n_bins < min_bins or n_frames < min_frames:
         raise ValueError(f"input of {n_bins} bins x {n_frames} frames is too small: "
                          f"this network needs at least {min_bins} x {min_frames}")
@@ -146,7 +146,7 @@ class FrequencyCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, blocks=("basic",) * 4, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=64)
         if len(blocks) != 4 or not set(blocks) <= set(BLOCKS):
             raise ValueError(f"blocks must be four of {', '.join(BLOCKS)}, not {blocks!r}")
         block1, block2, block3, block4 = (BLOCKS[name] for name in blocks)
@@ -182,7 +182,7 @@ class TemporalCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=64)
         self.spectral = pooled(conv_block(1, 64, (n_bins, 5), padding=(0, 2)), (1, 4))    # "valid" in frequency
         self.temporal = nn.Sequential(
             pooled(conv_block(64, 128, (1, 5)), (1, 4)),     # 128 × 1 × frames / 16
@@ -238,7 +238,7 @@ class SquareCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=8, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=8, min_frames=64)
         heights, bins = square_heights(n_bins)
         if last_pool is not None:
             bins = (6 * bins + 9) // 10                   # 1 of 1, 5 of 7, 6 of 10

@@ -61,7 +61,7 @@ class SequentialCRNN(nn.Module):
 
     def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=8, min_frames=32)
+        require_size(n_bins, n_frames, n_classes, min_bins=8, min_frames=32)
         heights, bins = square_heights(n_bins)
         if n_bins == 84:
             bins = 4                                # of 7, as in the original study

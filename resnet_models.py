@@ -31,8 +31,8 @@ def conv_norm(n_in, n_out, kernel, stride=1):
 class SpecMask(nn.Module):
     """SpecAugment as a layer [3]_: in training, mask two ranges of bins and two of frames of each clip.
 
-    As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong. A range
-    has at most a `share` (0 to 1) of all bins, or frames; its values are set to zero, the mean.
+    As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong.
+    A range has at most a `share` (0 to 1) of all bins, or frames; its values are set to zero, the mean.
     """
 
     def __init__(self, share):
@@ -85,9 +85,7 @@ class ResNet(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=16, min_frames=16)
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        require_size(n_bins, n_frames, n_classes, min_bins=16, min_frames=16)
         self.mask = SpecMask(masked)
         self.stem = nn.Sequential(conv_norm(1, width, 5, stride=2), nn.ReLU())
         stages, n_in = [], width
@@ -189,8 +187,7 @@ class StatisticsResNet(nn.Module):
     def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125,
                  hidden=512, hide=0.25):
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        require_size(n_bins, n_frames, n_classes)
         self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout, masked) if width else None
         self.statistics = ClipStatistics(n_bins)
         self.dense = nn.Sequential(dense_layer(self.statistics.n_values, hidden), nn.Linear(hidden, n_classes))
