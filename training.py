@@ -91,7 +91,7 @@ def as_config(settings):
 # ---------------------------------------------------------------- the loop
 
 
-def fit(model, dataset, settings, run_dir, progress=True):
+def fit(model, dataset, settings, run_dir, progress):
     """Train a network, keep the weights that are best on validation, and test these once.
 
     Parameters
@@ -234,11 +234,12 @@ def check(name, settings, dataset, data_dir, fold):
 
 
 def settle(settings, run_dir, model, dataset):
-    """Set the precision, and what may differ from a run that is already there: its own is as good."""
-    begun = runs.load_config(run_dir)["training"] if (run_dir / "config.json").is_file() else {}
+    """Resolve the precision "auto", and take over what a run that was begun may have otherwise: its own is as good."""
+    finished = runs.is_finished(run_dir)
+    begun = runs.load_config(run_dir)["training"] if finished or (run_dir / "config.json").is_file() else {}
     if begun and settings.precision == "auto":
         settings.precision = begun.get("precision", "float32")
-    if runs.is_finished(run_dir):
+    if finished:                                            # neither changes what was learned
         settings.graph, settings.watch_test = begun.get("graph", False), begun.get("watch_test", 0)
         return
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
@@ -247,12 +248,11 @@ def settle(settings, run_dir, model, dataset):
 
 
 def describe(name, network, normalisation, dataset, settings):
-    """What config.json says of every run: all that is needed to rebuild the network and to feed it, and its origin."""
+    """What config.json says of every run: all that is needed to rebuild the network and to feed it."""
     device = dataset.device
     config = {"experiment": name, "dataset": dataset.name, "model": network, "feature": dataset.feature,
               "feature_parameters": dataset.info, "scale": dataset.scale,
-              "normalisation": dict(zip(("mean", "std"), normalisation, strict=True)), "genres": dataset.genres,
-              "training": as_config(settings),
+              "normalisation": normalisation, "genres": dataset.genres, "training": as_config(settings),
               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
               "processes": world()[1], "versions": runs.versions()}
     return config | ({"pitch_shifts": pitch_shifts(dataset)} if settings.pitch_copies else {})
@@ -288,14 +288,14 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     folds = None if fold is None else take_fold(dataset, fold)
     dataset.tags = training_tags(dataset)[1] if row["model"] in LEARN_TAGS else None
     check(name, settings, dataset, data_dir, fold)
-    normalisation = dataset.normalise(per=row.get("normalise", "bin"))
+    mean, std = dataset.normalise(per=row.get("normalise", "bin"))
     try:
         model, network = new_network(row, dataset, settings)
     except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
         raise DataError(f"{name} on {data_dir}: {error}") from error
     run_dir, first = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold), world()[0] == 0
     settle(settings, run_dir, model, dataset)
-    config = describe(name, network, normalisation, dataset, settings)
+    config = describe(name, network, {"mean": mean, "std": std}, dataset, settings)
     config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
                "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
     if "start" in row:
