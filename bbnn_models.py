@@ -17,9 +17,7 @@ from cnn_models import dense_layers, pooled, require_size
 
 def preactivated(n_in, n_out, kernel, bias):
     """BatchNorm → ReLU → Conv: the norm comes first, so that the broadcast maps are linear."""
-    return nn.Sequential(
-        nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias)
-    )
+    return nn.Sequential(nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias))
 
 
 class InceptionBlock(nn.Module):

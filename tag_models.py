@@ -32,10 +32,6 @@ MAP = 32        # the spectrogram decoder restores a clip's means over so many r
 def training_tags(dataset):
     """The sub-genres of the training clips, below FMA's top level: the genres to be learned are none of them.
 
-    Parameters
-    ----------
-    dataset : FeatureDataset
-
     Returns
     -------
     names : list of str

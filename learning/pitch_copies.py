@@ -41,7 +41,6 @@ def clips_or_copies(dataset, rows, generator):
     rows : Tensor, shape (batch,)
         Of training clips: others have no copies.
     generator : torch.Generator
-        On the dataset's device.
 
     Returns
     -------

@@ -107,8 +107,9 @@ def learn(model, dataset, optimizer, scaler, settings, generator, rows, count):
     with autocast(settings.precision, dataset.device):
         logits, more = (model(x), 0) if dataset.tags is None else model(x, dataset.tags[rows])
         logits = logits.float()
-        loss = more + nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
-                                           reduction="sum", label_smoothing=settings.label_smoothing)
+        weights = dataset.class_weights if settings.balance else None
+        loss = more + nn.functional.cross_entropy(logits, targets, weights, reduction="sum",
+                                                  label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss * world()[1] / count).backward()                  # processes are averaged: mean over the batch
     if settings.clip_norm:
@@ -150,8 +151,7 @@ def training_batch(dataset, rows, settings, generator):
     y = dataset.labels[rows]
     targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot waits for the GPU
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
-    joint = isinstance(values, list)
-    fills = [part.mean for part in dataset.parts]
+    joint, fills = isinstance(values, list), [part.mean for part in dataset.parts]
     in_db = [part.scale == "db" and "power" in part.info for part in dataset.parts]
     parts, targets = augment(values if joint else [values], targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
