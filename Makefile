@@ -38,8 +38,8 @@ nightly:
 	.venv-lowest/bin/python -m pytest
 
 soak: .venv/.installed
-	$(RUN) soak/fuzz_audio.py
-	$(RUN) soak/fuzz_readers.py
+	$(RUN) soak/fuzz.py audio --files 100000
+	$(RUN) soak/fuzz.py readers
 	$(RUN) soak/faults.py
 
 data: .venv/.installed

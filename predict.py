@@ -144,8 +144,7 @@ def answers(songs, args, network):
         save_text(Path(args.resume), lines)
         file = open(args.resume, "a", encoding="utf-8")         # noqa: SIM115 - open as long as the command runs
     left = [song for song in songs if song not in known]
-    new = classify(left, args.weights or shipped(args.network), args.workers,
-                   progress=len(left) > 1 and sys.stderr.isatty())
+    new = classify(left, args.weights or args.network, args.workers, len(left) > 1 and sys.stderr.isatty())
     for song in songs:
         found = known.get(song)
         if found is None:

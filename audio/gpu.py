@@ -2,7 +2,7 @@
 
 The input is decoded waveforms at 22,050 Hz, the values are those of `transforms.extract`, so librosa's. All sums are in
 float64: a bin may be 120 dB below its neighbour, too low for float32, and for TF32, which torch may use instead on a
-GPU. Decoding takes far longer even so (benchmarks/gpu_features.py).
+GPU. Decoding takes far longer even so (benchmarks/gpu.py).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What surrounds training: the start of each command, evaluation, processes that share a training, a cache on disk.
+"""What surrounds training: the start of each command, processes that share a training, a cache on disk.
 
     python benchmarks/commands.py
 
@@ -14,16 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
-from benchmarks.timing import ONE_THREAD, ROOT, in_turns, interleave, machine, ratio  # noqa: E402
-from benchmarks.training import BATCH, CLASSES, build, lay_out  # noqa: E402
-from dataset import FeatureDataset  # noqa: E402
+from benchmarks.timing import ONE_THREAD, ROOT, interleave, machine  # noqa: E402
+from benchmarks.training import CLASSES, lay_out  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
-from learning.devices import choose_device, choose_precision, keep_memory  # noqa: E402
-from learning.inference import predict  # noqa: E402
 from learning.runs import load_history  # noqa: E402
 from study.tables import format_table
 
@@ -54,40 +50,6 @@ def start_up(repeats=5):
             f"print('imported', *[name for name in {LARGE} if name in sys.modules])")
     imported = {name: run("-c", code, name).splitlines()[-1].split()[1:] for name in COMMANDS}
     return interleave(calls, repeats), imported
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-def original_evaluation(name, data_dir, n_clips):
-    """An evaluation as the original study made it: clip by clip out of a float64 array, float32, contiguous."""
-    model = build(name)[1].to(choose_device()).eval()
-    array = np.load(Path(data_dir) / "original.npy", mmap_mode="r")
-
-    def call():
-        with torch.no_grad():
-            for k in range(0, n_clips, BATCH):
-                clips = torch.stack([torch.tensor(array[i], dtype=torch.float32) for i in range(k, k + BATCH)])
-                model(clips.to(next(model.parameters()).device)).argmax(1).tolist()
-    return call
-
-
-def our_evaluation(name, data_dir, n_clips):
-    """An evaluation as `inference.predict` makes it, in the precision and layout of training."""
-    keep_memory()
-    device = choose_device()
-    dataset = FeatureDataset(data_dir, "cqt", device=device)
-    dataset.normalise()
-    model = build(name)[0].to(device, memory_format=torch.channels_last)
-    return lambda: predict(model, dataset, np.arange(n_clips), choose_precision("auto", device))
-
-
-def time_evaluation(name="FrequencyCNN", n_clips=4 * BATCH, seconds=10):
-    """Seconds of an evaluation of n clips, as the original made it and as we do, in turns in their own processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        lay_out(folder, n_clips, (84, 640))
-        return in_turns({"original": (original_evaluation, (name, folder, n_clips)),
-                         "ours": (our_evaluation, (name, folder, n_clips))}, seconds)
 
 
 # ---------------------------------------------------------------- several processes
@@ -194,15 +156,12 @@ def train_from_disk(experiment="cqt_temporal", n_clips=16_000, limit=2**30, epoc
 # ---------------------------------------------------------------- the command
 
 
-def report(start, evaluation, shared, disk):
-    """Four tables; `disk` is None where it could not be measured."""
+def report(start, shared, disk):
+    """Three tables; `disk` is None where it could not be measured."""
     seconds, imported = start
     rows = [(f"python -m {name} --help", f"{np.median(values):.2f}", ", ".join(imported[name]) or "none of them")
             for name, values in seconds.items()]
     tables = [format_table(rows, ["command", "seconds", f"imports of {', '.join(LARGE)}"])]
-    rows = [(who, f"{1000 * np.median(values) / (4 * BATCH):.2f}", f"{ratio(evaluation['original'], values):.1f}")
-            for who, values in evaluation.items()]
-    tables.append(format_table(rows, ["evaluation, FrequencyCNN at 84 × 640", "ms/clip", "original / this"]))
     first = next(iter(shared.values()))
     rows = [(who, f"{rate:.0f}", f"{rate / first:.2f}") for who, rate in shared.items()]
     tables.append(format_table(rows, ["training.py cqt_square", "clips of the collection/s", "/ 1 process, 1 thread"]))
@@ -220,11 +179,11 @@ def measure():
     except DataError as error:
         print(error, file=sys.stderr)
         disk = None
-    return start_up(), time_evaluation(), share_training(), disk
+    return start_up(), share_training(), disk
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Measure start-up, evaluation, two processes and a cache on disk.")
+    parser = argparse.ArgumentParser(description="Measure start-up, two processes and a cache on disk.")
     parser.parse_args(argv)
     print(machine("torch", "numpy"), flush=True)
     print("\n" + report(*measure()))

@@ -23,7 +23,10 @@ from audio.clips import clip_features  # noqa: E402
 from audio.transforms import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE  # noqa: E402
 from benchmarks.timing import interleave, machine, ratio, watch, write_tracks  # noqa: E402
 from fma import DataError, audio_path, audio_paths, find_data, load_tracks, run_command  # noqa: E402
-from study.tables import format_table
+from study.tables import format_table  # noqa: E402
+
+CLIPS, REPEATS = 8, 5       # files to measure on, turns of each clip and part
+TRACKS, ROUNDS = 80, 3      # of a collection, links to the clips; turns of one and two processes
 
 
 def find_clips(data_dir, n):
@@ -75,14 +78,10 @@ def everything(path):
     return transforms.extract(*transforms.read_audio(path))
 
 
-def original_clip(path):
-    """The original's work on one clip, without what its growing arrays add."""
-    return original_study([path])
-
-
 def time_clips(clips, repeats):
     """Seconds per clip of decoding, of all six features, and of the original's procedure; a value a turn."""
-    calls = {"decoding": transforms.read_audio, "six features": everything, "original": original_clip}
+    calls = {"decoding": transforms.read_audio, "six features": everything,
+             "original": lambda path: original_study([path])}       # without what its growing arrays add
     for call in calls.values():
         call(clips[0])                              # filters are built, numba compiles
     seconds = interleave({name: lambda call=call: [call(path) for path in clips] for name, call in calls.items()},
@@ -157,7 +156,7 @@ def run_collection(who, clips, n_tracks):
         return watch([sys.executable, "features.py", "--data-dir", folder, "--workers", str(who)], journal, skip=16)
 
 
-def time_collections(clips, n_tracks, rounds):
+def time_collections(clips):
     """Tracks per second of features.py with one and with two processes, in turns.
 
     Returns
@@ -166,28 +165,22 @@ def time_collections(clips, n_tracks, rounds):
         Number of processes to tracks per second, with start-up and without.
     """
     found = {1: [], 2: []}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for workers, values in found.items():
-            seconds, _, rate = run_collection(workers, clips, n_tracks)
-            values.append((n_tracks / seconds, rate))
+            seconds, _, rate = run_collection(workers, clips, TRACKS)
+            values.append((TRACKS / seconds, rate))
     return {workers: np.array(values) for workers, values in found.items()}
 
 
-def peak_memory(clips, n_tracks):
+def peak_memory(clips):
     """Peak memory (MiB) of features.py with one process, and of the original's procedure, on n and 2 n tracks."""
-    return {who: [run_collection(who, clips, n)[1] for n in (n_tracks, 2 * n_tracks)] for who in (1, "original")}
-
-
-def time_append(n_tracks, repeats):
-    """Seconds to append one track to float64 arrays of the original's 248 bins that hold n tracks already."""
-    stored, one = np.zeros((n_tracks, 248, N_FRAMES)), np.zeros((1, 248, N_FRAMES))
-    return float(np.median(interleave({"append": lambda: np.append(stored, one, axis=0)}, repeats)["append"]))
+    return {who: [run_collection(who, clips, n)[1] for n in (TRACKS, 2 * TRACKS)] for who in (1, "original")}
 
 
 # ---------------------------------------------------------------- the command
 
 
-def measure(data_dir, n_clips=8, repeats=5, n_tracks=80, rounds=3):
+def measure(data_dir):
     """All that this benchmark measures.
 
     Returns
@@ -195,17 +188,16 @@ def measure(data_dir, n_clips=8, repeats=5, n_tracks=80, rounds=3):
     dict
         ``seconds``, ``parts``, ``rates`` and ``memory``, as the functions above give them, and ``clips``, in a line.
     """
-    clips = find_clips(data_dir, n_clips)
+    clips = find_clips(data_dir, CLIPS)
     with threadpool_limits(1):
-        seconds, parts = time_clips(clips, repeats), time_parts(clips[0], repeats)
-    return {"clips": describe(clips), "seconds": seconds, "parts": parts,
-            "rates": time_collections(clips, n_tracks, rounds), "memory": peak_memory(clips, n_tracks),
-            "n_tracks": n_tracks}
+        seconds, parts = time_clips(clips, REPEATS), time_parts(clips[0], REPEATS)
+    return {"clips": describe(clips), "seconds": seconds, "parts": parts, "rates": time_collections(clips),
+            "memory": peak_memory(clips)}
 
 
 def report(found):
     """What `measure` found, as four tables."""
-    seconds, rates, n_tracks = found["seconds"], found["rates"], found["n_tracks"]
+    seconds, rates = found["seconds"], found["rates"]
     rows = [(name, f"{1000 * np.median(values):.0f}", f"{ratio(values, seconds['decoding']):.2f}",
              f"{ratio(values, seconds['six features']):.2f}") for name, values in seconds.items()]
     tables = [format_table(rows, ["one clip, one thread", "ms", "/ decoding", "/ six features"])]
@@ -214,11 +206,11 @@ def report(found):
     rows = [(f"features.py, {workers} process{'es' if workers > 1 else ''}",
              *(f"{x:.2f}" for x in np.median(rates[workers], axis=0)),
              *(f"{ratio(x, x1):.2f}" for x, x1 in zip(rates[workers].T, rates[1].T, strict=True))) for workers in rates]
-    tables.append(format_table(rows, [f"tracks/s over {n_tracks} tracks", "from start to end", "without start-up",
+    tables.append(format_table(rows, [f"tracks/s over {TRACKS} tracks", "from start to end", "without start-up",
                                       "/ 1 process", "/ 1 process, without start-up"]))
     rows = [("original" if who == "original" else "features.py, 1 process", f"{small:.0f}", f"{large:.0f}",
-             f"{(large - small) / n_tracks:+.2f}") for who, (small, large) in found["memory"].items()]
-    tables.append(format_table(rows, ["peak memory", f"MiB, {n_tracks} tracks", f"MiB, {2 * n_tracks} tracks",
+             f"{(large - small) / TRACKS:+.2f}") for who, (small, large) in found["memory"].items()]
+    tables.append(format_table(rows, ["peak memory", f"MiB, {TRACKS} tracks", f"MiB, {2 * TRACKS} tracks",
                                       "MiB per track more"]))
     return "\n\n".join(tables)
 
@@ -226,21 +218,11 @@ def report(found):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure what features cost, in one thread but for two processes.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--clips", type=int, default=8, help="files to measure on (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns per clip and part (default: %(default)s)")
-    parser.add_argument("--tracks", type=int, default=80,
-                        help="tracks of a collection, links to the clips; for memory of one of twice as many too "
-                             "(default: %(default)s; 20 or more)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of one and two processes (default: %(default)s)")
     args = parser.parse_args(argv)
-    if min(args.clips, args.repeats, args.rounds) < 1 or args.tracks < 20:
-        parser.error("--clips, --repeats and --rounds must be at least 1, --tracks at least 20")
     print(machine("librosa", "numpy", "soxr", "soundfile") + f", libsndfile {soundfile.__libsndfile_version__}",
           flush=True)
-    found = measure(find_data(args.data_dir), args.clips, args.repeats, args.tracks, args.rounds)
+    found = measure(find_data(args.data_dir))
     print(f"{found['clips']}\n\n{report(found)}")
-    few, many = (1000 * time_append(n, args.repeats) for n in (100, 200))
-    print(f"\nThe original appends a track to 100 stored ones in {few:.0f} ms, to 200 in {many:.0f} ms.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the module
 
 from audio.cache import save_text  # noqa: E402
 from audio.transforms import CLIP_SECONDS, SAMPLE_RATE, STUDY_FEATURES  # noqa: E402
-from benchmarks.limits import copy_bandwidth, least_work, matrix_rate, median_seconds  # noqa: E402
+from benchmarks.limits import median_seconds  # noqa: E402
 from benchmarks.timing import machine  # noqa: E402
 from benchmarks.training import CLASSES, NETWORKS, build, original_epoch  # noqa: E402
 from fma import DataError, run_command  # noqa: E402
@@ -175,42 +175,20 @@ def study_hours(rows):
     return hours
 
 
-def table(rows, bounds):
-    """The rows as Markdown, each beside the original's loop and the share of what the card allows."""
-    slow = {r["network"]: r["clips_per_second"] for r in rows if r["loop"] == "original"}
-    cells = []
-    for r in rows:
-        how = [r["loop"]] + ["graph"] * r["graph"] + ["compiled"] * r["compiled"]
-        share = None
-        if r["network"] in NETWORKS and r["loop"] != "original" and bounds:
-            operations, traffic = least_work(build(r["network"], SIZE)[0], SIZE, r["batch"])
-            least = max(operations / bounds[r["precision"]], traffic / bounds["bandwidth"])
-            share = f"{100 * least * r['clips_per_second']:.0f}"
-        ratio = r["clips_per_second"] / slow[r["network"]] if r["network"] in slow else None
-        cells.append([r["network"], ", ".join(how), str(r["batch"]), r["precision"], f"{r['clips_per_second']:,.0f}",
-                      ratio and f"{ratio:.1f}", share, r["peak_mib"] and f"{r['peak_mib']:,}"])
-    return format_table(cells, ["network", "loop", "batch", "precision", "clips/s", "/ original", "% of the bound",
-                                "peak MiB"])
-
-
 def summary(rows):
-    """The same in a line for each network, as Markdown: clips per second, and how many times the original's."""
-    found = {(r["network"], r["loop"], r["batch"], r["precision"], r["graph"], r["compiled"]): r["clips_per_second"]
-             for r in rows}
-
-    def best(network, batch):
-        return {precision: max((rate for (name, loop, size, how, _, compiled), rate in found.items() if
-                                (name, loop, size, how, compiled) == (network, "ours", batch, precision, False)),
-                               default=None) for precision in PRECISIONS}
+    """A line for each network, as Markdown: clips per second, and how many times the original's."""
+    def best(network, loop, batch, precisions=PRECISIONS, compiled=False):
+        return max((r["clips_per_second"] for r in rows if r["precision"] in precisions and
+                    (r["network"], r["loop"], r["batch"], r["compiled"]) == (network, loop, batch, compiled)),
+                   default=None)
 
     cells = []
     for network in dict.fromkeys(r["network"] for r in rows if r["network"] in NETWORKS):
-        small, large = best(network, BATCHES[0]), best(network, BATCHES[1])
-        original = found.get((network, "original", BATCHES[0], "float32", False, False))
-        compiled = found.get((network, "ours", BATCHES[0], "bfloat16", False, True))
-        fastest = max(filter(None, (*small.values(), compiled)), default=None)
-        values = [original, *small.values(), compiled, max(filter(None, large.values()), default=None)]
-        cells.append([network, *(value and f"{value:,.0f}" for value in values),
+        original, large = best(network, "original", BATCHES[0]), best(network, "ours", BATCHES[1])
+        small = [*(best(network, "ours", BATCHES[0], [precision]) for precision in PRECISIONS),
+                 best(network, "ours", BATCHES[0], compiled=True)]
+        fastest = max(filter(None, small), default=None)
+        cells.append([network, *(value and f"{value:,.0f}" for value in (original, *small, large)),
                       original and fastest and f"{fastest / original:.1f}"])
     return format_table(cells, ["clips/s", "original", *PRECISIONS, "compiled", f"batch {BATCHES[1]}", "/ original"])
 
@@ -235,8 +213,6 @@ def main(argv=None):
     about = f"{what}; {machine('torch', 'numpy')}"
     print(about, flush=True)
     dataset = random_clips(device, CLIPS if cuda else CLIPS // 100, SIZE)
-    bounds = {precision: matrix_rate(device, precision, 8192 if cuda else 512) for precision in PRECISIONS}
-    bounds["bandwidth"] = copy_bandwidth(device, 2**30 if cuda else 2**24)
     rows, failed = [], []
 
     def keep(label, call):
@@ -254,14 +230,13 @@ def main(argv=None):
 
     def save():
         if args.json:
-            text = json.dumps({"about": about, "bounds": bounds, "rows": rows, "not_measured": failed}, indent=1)
-            save_text(args.json, text)
+            save_text(args.json, json.dumps({"about": about, "rows": rows, "not_measured": failed}, indent=1))
 
     keep("six features", lambda: features_row(device, 64 if cuda else 2))
     for case in cases(args.network, cuda):
         keep(" ".join(map(str, case)), lambda case=case: measure(case, dataset, args.seconds))
     save()
-    print(f"\n{table(rows, bounds)}\n\n{about} ({time.perf_counter() - start:.0f} s to measure)")
+    print(f"\n{summary(rows)}\n\n{about} ({time.perf_counter() - start:.0f} s to measure)")
     if hours := study_hours(rows):
         print(f"The study's 32 rows, three seeds of 50 epochs: {hours['ours']:.1f} hours, the original's loop "
               f"{hours['original']:.1f}")

@@ -1,12 +1,12 @@
 """What bounds a training step: the operations and bytes that a network needs, and what the machine has of each."""
 
+import copy
 import time
 
 import numpy as np
 import torch
 from torch import nn
-
-COUNTED = (nn.Conv2d, nn.Linear, nn.LSTM, nn.GRU)
+from torch.nn.modules.module import register_module_forward_hook
 
 
 def matrix_rate(device, precision, size=2048, repeats=7):
@@ -48,8 +48,7 @@ def least_work(model, size, batch_size, value_bytes=2):
     ----------
     model : nn.Module
         Takes (batch, bins, frames).
-    size : tuple of int
-        Bins and frames.
+    size : (bins, frames)
     batch_size : int
         Clips that share the weights' traffic.
     value_bytes : int
@@ -65,31 +64,23 @@ def least_work(model, size, batch_size, value_bytes=2):
     >>> least_work(dense, (3, 4), batch_size=1)             # 2 x 2 x 60; 2 x 2 x 12 + 5 x 2 x 5 + 9 x 4 x 65
     (240.0, 2438.0)
     """
-    found, hooks = {"operations": 0, "values": 0}, []
+    operations, values, clip = 0, 0, torch.zeros(1, *size)
 
     def note(layer, inputs, output):
+        nonlocal operations, values
+        if not isinstance(layer, (nn.Conv2d, nn.Linear, nn.RNNBase)):
+            return
         output = output[0] if isinstance(output, tuple) else output         # recurrent layers give their state too
         weights = sum(p.numel() for name, p in layer.named_parameters() if "bias" not in name)
         places = output.shape[-2:].numel() if isinstance(layer, nn.Conv2d) else output.shape[1:-1].numel()
         maps = inputs[0] if isinstance(inputs[0], tuple) else inputs[:1]    # a convolution may take several as one
         for x in maps:
             share = x.shape[1] / sum(m.shape[1] for m in maps)
-            found["operations"] += 2 * weights * places * share * (2 if x.data_ptr() == clip else 3)
-        found["values"] += output[0].numel()
+            operations += 2 * weights * places * share * (2 if x.data_ptr() == clip.data_ptr() else 3)
+        values += output[0].numel()
 
-    x = torch.zeros(1, *size)
-    clip = x.data_ptr()
-    for layer in model.modules():
-        if isinstance(layer, COUNTED):
-            hooks.append(layer.register_forward_hook(note))
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(x)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    with register_module_forward_hook(note), torch.no_grad():
+        copy.deepcopy(model).eval()(clip)
     weights = sum(p.numel() for p in model.parameters())
-    traffic = 2 * value_bytes * x.numel() + 5 * value_bytes * found["values"] + 9 * 4 * weights / batch_size
-    return float(found["operations"]), float(traffic)
+    traffic = 2 * value_bytes * clip.numel() + 5 * value_bytes * values + 9 * 4 * weights / batch_size
+    return float(operations), float(traffic)

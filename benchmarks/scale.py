@@ -20,11 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for the modules of the repository
 
 import features  # noqa: E402
-from audio import (
-    cache,  # noqa: E402
-    cluster,  # noqa: E402
-    filling,  # noqa: E402
-)
+from audio import cache, cluster, filling  # noqa: E402
 from audio.audit import quiet_decoders  # noqa: E402
 from audio.transforms import STUDY_FEATURES, read_audio  # noqa: E402
 from benchmarks.extraction import describe, find_clips, lay_out  # noqa: E402
@@ -34,16 +30,20 @@ from study.tables import format_table
 
 SUBSETS = {"small": (8000, 7.2), "medium": (25_000, 22), "large": (106_574, 93), "full": (106_574, 879)}   # tracks, GiB
 CORES = (1, 16, 256)
+CLIPS, REPEATS = 10, 5              # files to measure on, turns of each
+WORKERS = (16, 64, 256)             # simulated, of Dask
+BATCHES = (8, 16, 64)               # clips in a task, beside cluster.BATCH, for the most workers
+ROUNDS = 8                          # tasks for each worker
 LONG = 9            # clips in a row: four and a half minutes, as FMA's full tracks last on average
 
 
 # ---------------------------------------------------------------- a track
 
 
-def measure(call, paths, repeats):
-    """Processor seconds of a call, and MB that it reads from files: the median over files of the least over repeats."""
-    seconds, read = np.zeros((repeats, len(paths))), np.zeros(len(paths))
-    for turn in range(repeats):
+def measure(call, paths):
+    """Processor seconds of a call, and MB that it reads from files: the median over files of the least over turns."""
+    seconds, read = np.zeros((REPEATS, len(paths))), np.zeros(len(paths))
+    for turn in range(REPEATS):
         for k, path in enumerate(paths):
             before, start = bytes_read(), time.process_time()
             call(path)
@@ -74,7 +74,7 @@ def prepare(folder, clips, n_tracks):
     return paths, np.ones(n_tracks, bool), partial, filling.make_plan(partial.parent, STUDY_FEATURES, ids)
 
 
-def time_tracks(clips, repeats):
+def time_tracks(clips):
     """Rows of the first table; and processor seconds of a track, MB that it reads of a clip and of a full track."""
     from threadpoolctl import threadpool_limits
 
@@ -84,8 +84,8 @@ def time_tracks(clips, repeats):
             with tempfile.TemporaryDirectory() as data_dir:
                 features.open_worker(*prepare(data_dir, paths, len(paths)))
                 features.process_row(0)        # filters are built
-                decoding, read = measure(read_audio, paths, repeats)
-                whole, _ = measure(features.process_row, range(len(paths)), repeats)
+                decoding, read = measure(read_audio, paths)
+                whole, _ = measure(features.process_row, range(len(paths)))
             size = np.median([path.stat().st_size for path in paths]) / 1e6
             rows.append((name, f"{size:.2f}", f"{read:.2f}", f"{1000 * decoding:.0f}", f"{1000 * whole:.0f}"))
             found[name] = whole, read
@@ -95,7 +95,7 @@ def time_tracks(clips, repeats):
 # ---------------------------------------------------------------- a scheduler
 
 
-WORKERS = """
+SLEEPERS = """
 import asyncio, sys, time
 import dask
 from audio import cluster
@@ -150,7 +150,7 @@ def time_scheduler(n_workers, tasks):
                     raise DataError("dask scheduler does not start: pip install -r requirements-cluster.txt")
                 time.sleep(0.1)
             with Client(scheduler_file=str(listening)) as client:
-                workers = subprocess.Popen([sys.executable, "-c", WORKERS, client.scheduler.address, str(n_workers)],
+                workers = subprocess.Popen([sys.executable, "-c", SLEEPERS, client.scheduler.address, str(n_workers)],
                                            **quiet)
                 client.wait_for_workers(n_workers, timeout=120)
                 others = {"scheduler": scheduler.pid, "workers": workers.pid}
@@ -171,8 +171,8 @@ def time_scheduler(n_workers, tasks):
     return wall, {who: after[who] - before[who] for who in after}
 
 
-def time_schedulers(numbers, batches, clip_seconds, rounds):
-    """Rows of the second table: each number of workers with `cluster.BATCH`, the last one with other sizes, too.
+def time_schedulers(clip_seconds):
+    """Rows of the second table: `WORKERS` with `cluster.BATCH`, the last of them with `BATCHES`, too.
 
     Returns
     -------
@@ -183,8 +183,8 @@ def time_schedulers(numbers, batches, clip_seconds, rounds):
         Tasks/s at which scheduler or client would be busy all the time, for the last number of workers.
     """
     rows, efficiency = [], {}
-    for n_workers, batch in [(n, cluster.BATCH) for n in numbers] + [(numbers[-1], batch) for batch in batches]:
-        n, task = rounds * n_workers, clip_seconds * batch
+    for n_workers, batch in [(n, cluster.BATCH) for n in WORKERS] + [(WORKERS[-1], batch) for batch in BATCHES]:
+        n, task = ROUNDS * n_workers, clip_seconds * batch
         wall, cpu = time_scheduler(n_workers, [[clip_seconds] * batch] * n)
         at_work, most = n * task / (n_workers * wall), n / max(cpu["scheduler"], cpu["client"])
         rows.append((n_workers, batch, f"{task:.2f}", n, f"{n / wall:.0f}", f"{100 * at_work:.0f} %",
@@ -221,7 +221,7 @@ def time_disk(where, clips, numbers, tracks):
             with tempfile.TemporaryDirectory(dir=where) as folder:
                 setup = prepare(folder, clips, tracks)
                 if not through:
-                    (setup[4] / "shared").unlink()
+                    (setup[2] / "shared").unlink()
                 os.sync()
                 start = time.perf_counter()
                 processes = [context.Process(target=write_rows, args=(setup, k, n, tracks // n)) for k in range(n)]
@@ -254,25 +254,18 @@ def estimate(found, efficiency, per_track):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Measure what bounds features on many cores; prints tables.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
-    parser.add_argument("--clips", type=int, default=10, help="files to measure on (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each file (default: %(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[16, 64, 256],
-                        help="simulated Dask workers (default: 16 64 256)")
-    parser.add_argument("--batches", type=int, nargs="*", default=[8, 16, 64],
-                        help="other numbers of clips in a task, for the last of these (default: 8 16 64)")
-    parser.add_argument("--rounds", type=int, default=8, help="tasks for each of them (default: %(default)s)")
     args = parser.parse_args(argv)
     data_dir = find_data(args.data_dir)
-    clips = find_clips(data_dir, args.clips)
+    clips = find_clips(data_dir, CLIPS)
     print(machine("librosa", "numpy", "distributed"), f"\n{describe(clips)}\n", flush=True)
-    rows, found = time_tracks(clips, args.repeats)
+    rows, found = time_tracks(clips)
     print(format_table(rows, ["one core", "MB", "MB read", "decoding, ms", "with six features, written, ms"]), "\n")
     sizes = {name: row_bytes(cache.describe(name, 1)) for name in STUDY_FEATURES}
     per_track = sum(sizes.values())
     print(format_table([(name, f"{size:,}") for name, size in [*sizes.items(), ("six features", per_track)]],
                        ["feature", "bytes a track"]), "\n", flush=True)
     clip_seconds = found["clip of 30 s"][0]
-    rows, efficiency, bearable = time_schedulers(args.workers, args.batches, clip_seconds, args.rounds)
+    rows, efficiency, bearable = time_schedulers(clip_seconds)
     print(format_table(rows, ["workers", "clips a task", "s a task", "tasks", "tasks/s", "of their time at work",
                               "scheduler, ms a task", "client, ms", "all workers, ms", "tasks/s at most",
                               "cores at most"]), "\n")

@@ -30,7 +30,7 @@ def extraction_rows(found):
     seconds, rates, memory = found["seconds"], found["rates"], found["memory"]
     decoding = seconds["decoding"]
     whole, two = ratio(seconds["six features"], decoding), ratio(rates[2][:, 1], rates[1][:, 1])
-    grown = (memory[1][1] - memory[1][0]) / found["n_tracks"]
+    grown = (memory[1][1] - memory[1][0]) / extraction.TRACKS
     ours = sum(ms for _, ms, *_ in found["parts"])
     slowest, ms = max(((name, ms) for name, ms, *_ in found["parts"]), key=lambda part: part[1])
     return [
@@ -40,7 +40,7 @@ def extraction_rows(found):
          "librosa builds its filters anew for each clip, and each clip is decoded twice"),
         ("features.py, 2 processes / 1, without start-up", f"{two:.2f}", "≥ 1.8", two >= 1.8, "cores"),
         ("memory of features.py for each track more, MiB", f"{grown:.3f}", "0", abs(grown) < 0.05,
-         f"libraries: {memory[1][0]:.0f} MiB at {found['n_tracks']} tracks"),
+         f"libraries: {memory[1][0]:.0f} MiB at {extraction.TRACKS} tracks"),
     ]
 
 
@@ -59,13 +59,11 @@ def training_rows(rows):
     return table
 
 
-def command_rows(start, evaluation, shared, disk):
+def command_rows(start, shared, disk):
     """Rows of what surrounds training."""
     seconds = {name: float(np.median(values)) for name, values in start[0].items()}
     both = [shared[who] / shared["1 process, 1 thread"] for who in list(shared)[1:]]
     rows = [
-        ("evaluation of a clip, FrequencyCNN: the original's / ours",
-         f"{ratio(evaluation['original'], evaluation['ours']):.1f}", "", None, "as training; the test is read once"),
         ("predict.py --help, seconds", f"{seconds['predict']:.2f}", "< 0.5", seconds["predict"] < 0.5,
          "imports of pandas and numpy"),
         ("training.py cqt_square, 2 processes / 1, a thread each", f"{both[1]:.2f}", "", None,

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -43,19 +44,20 @@ def interleave(calls, repeats):
     return seconds
 
 
-def _serve(pipe, prepare, args):
-    """A process of `in_turns`: prepare the call, make it once, and then whenever asked; send its seconds."""
-    try:
-        call = prepare(*args)
-        call()
-    except BaseException as error:
-        pipe.send(error)
-        raise
-    pipe.send(None)
-    while pipe.recv():
-        start = time.perf_counter()
-        call()
-        pipe.send(time.perf_counter() - start)
+_call = None        # of a process of `in_turns`
+
+
+def _prepare(prepare, args):
+    """Prepare the call of this process, and make it once: that chooses kernels and allocates memory."""
+    global _call
+    _call = prepare(*args)
+    _call()
+
+
+def _time_call():
+    start = time.perf_counter()
+    _call()
+    return time.perf_counter() - start
 
 
 def in_turns(calls, seconds, least=2, most=10):
@@ -64,7 +66,7 @@ def in_turns(calls, seconds, least=2, most=10):
     Parameters
     ----------
     calls : dict of str to (prepare, args)
-        ``prepare(*args)`` gives the call; a first call, which chooses kernels and allocates memory, is not counted.
+        ``prepare(*args)`` gives the call; a first call is not counted.
     seconds : float
         How long to measure, about.
     least, most : int
@@ -74,23 +76,15 @@ def in_turns(calls, seconds, least=2, most=10):
     -------
     seconds : dict of str to ndarray, shape (turns,)
     """
-    context, found = get_context("spawn"), {name: [] for name in calls}
-    pipes, processes = {}, []
-    for name, (prepare, args) in calls.items():
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(theirs, prepare, args), daemon=True))
-        processes[-1].start()
-        theirs.close()
-        if (error := pipes[name].recv()) is not None:   # one after the other: first calls would disturb each other
-            raise error
-    end = time.perf_counter() + seconds
-    while len(found[name]) < least or (len(found[name]) < most and time.perf_counter() < end):
-        for which, pipe in pipes.items():
-            pipe.send(True)
-            found[which].append(pipe.recv())
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(False)
-        process.join()
+    found, pools = {name: [] for name in calls}, {}
+    with ExitStack() as stack:
+        for name, job in calls.items():         # one after the other: first calls would disturb each other
+            pools[name] = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            pools[name].submit(_prepare, *job).result()
+        end = time.perf_counter() + seconds
+        while len(found[name]) < least or (len(found[name]) < most and time.perf_counter() < end):
+            for which, pool in pools.items():
+                found[which].append(pool.submit(_time_call).result())
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -125,7 +119,7 @@ def watch(command, journal=None, skip=0):
     """
     if not hasattr(os, "wait4"):
         raise DataError("the memory of a command cannot be measured on Windows: run this benchmark on Linux or macOS")
-    start, lines, marks = time.perf_counter(), 0, []        # marks: (seconds, lines) whenever there are more
+    start, first, last = time.perf_counter(), None, (0, 0)  # seconds and lines of the journal, once past its start
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_THREAD},
                                    stdout=subprocess.DEVNULL, stderr=errors)
@@ -136,21 +130,17 @@ def watch(command, journal=None, skip=0):
                 held = re.search(r"VmHWM:\s+(\d+) kB", status_file.read_text())
                 peak = max(peak, int(held[1]) / 2**10 if held else 0)
             if journal is not None and journal.is_file():
-                now, before = time.perf_counter(), lines
-                lines = max(lines, journal.read_bytes().count(b"\n"))
-                if lines > before:
-                    marks.append((now, lines))
+                lines = journal.read_bytes().count(b"\n")
+                if lines >= max(skip, last[1] + 1):
+                    last = time.perf_counter(), lines
+                    first = first or last
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
             raise DataError(f"{' '.join(command[:3])} failed: {errors.read().decode(errors='replace')[-500:].strip()}")
-    marks = [mark for mark in marks if mark[1] >= skip]
-    rate = float("nan")
-    if len(marks) > 1:
-        (t0, n0), (t1, n1) = marks[0], marks[-1]
-        rate = (n1 - n0) / (t1 - t0)
+    rate = (last[1] - first[1]) / (last[0] - first[0]) if first and first < last else float("nan")
     return seconds, peak or usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), rate
 
 

@@ -14,8 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -118,10 +118,8 @@ def original_epoch(model, loader, optimizer, device):
     return total / len(loader)
 
 
-def epoch_of(loop, name, data_dir, size, threads=None, precision="auto"):
+def epoch_of(loop, name, data_dir, size, precision="auto"):
     """An epoch of one of `LOOPS` as a call, with the memory settings of its program; for a process of its own."""
-    if threads:
-        torch.set_num_threads(threads)
     if loop != "original":
         keep_memory()
     device = choose_device()
@@ -141,18 +139,6 @@ def epoch_of(loop, name, data_dir, size, threads=None, precision="auto"):
     return (lambda: (call(), torch.cuda.synchronize())) if device.type == "cuda" else call
 
 
-@contextmanager
-def environment(variables):
-    """Environment variables for the processes that are started in the context."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def compare(name, size, n_clips, seconds, limits):
     """A row of the table: clips per second of the loops, and how near ours is to what the machine allows."""
     with tempfile.TemporaryDirectory() as folder:
@@ -160,8 +146,8 @@ def compare(name, size, n_clips, seconds, limits):
         took = in_turns({loop: (epoch_of, (loop, name, folder, size)) for loop in LOOPS}, seconds)
         plain = took
         if choose_device().type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-            with environment(AVX2):
-                plain = in_turns({loop: (epoch_of, (loop, name, folder, size, None, "float32"))
+            with patch.dict(os.environ, AVX2):
+                plain = in_turns({loop: (epoch_of, (loop, name, folder, size, "float32"))
                                   for loop in ("original", "ours")}, seconds)
     operations, traffic = least_work(build(name, size)[0], size, BATCH)
     _, traffic32 = least_work(build(name, size)[0], size, BATCH, value_bytes=4)
@@ -177,14 +163,14 @@ def compare(name, size, n_clips, seconds, limits):
             "original share": max(operations / rate32, traffic32 / bandwidth) / theirs}
 
 
-def measure(networks=tuple(NETWORKS), sizes=tuple(SIZES), n_clips=2 * BATCH, seconds=20, show=True):
+def measure(networks=tuple(NETWORKS), sizes=tuple(SIZES), seconds=20):
     """Rows of `compare` for networks and sizes, and the machine's matrix rate, copy bandwidth and rate in float32."""
     device = choose_device()
     limits = (matrix_rate(device, choose_precision("auto", device)), copy_bandwidth(device),
               matrix_rate(device, "float32"))
     pairs = [(name, SIZES[size]) for size in sizes for name in networks]
-    bar = tqdm(pairs, desc="networks", unit="network", leave=False, disable=None if show else True)
-    return [compare(name, size, n_clips, seconds, limits) for name, size in bar], limits
+    bar = tqdm(pairs, desc="networks", unit="network", leave=False, disable=None)
+    return [compare(name, size, 2 * BATCH, seconds, limits) for name, size in bar], limits
 
 
 def describe_limits(limits, device):
@@ -209,17 +195,14 @@ def main(argv=None):
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME",
                         help=f"of {', '.join(NETWORKS)} (default: all)")
     parser.add_argument("--size", nargs="+", default=list(SIZES), choices=SIZES, help="bins x frames (default: both)")
-    parser.add_argument("--clips", type=int, default=2 * BATCH, help="clips of an epoch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="to measure each network for (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.clips < CLASSES or args.seconds <= 0:
-        parser.error(f"--clips must be at least {CLASSES}, one of each genre, and --seconds above 0")
     device = choose_device()
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     print(gpu + machine("torch", "numpy") + f", {torch.get_num_threads()} threads", flush=True)
     start = time.perf_counter()
-    rows, limits = measure(args.network, args.size, args.clips, args.seconds)
-    print(describe_limits(limits, device) + f"; batches of {BATCH}, epochs of {args.clips} clips\n")
+    rows, limits = measure(args.network, args.size, args.seconds)
+    print(describe_limits(limits, device) + f"; batches of {BATCH}, epochs of {2 * BATCH} clips\n")
     print(table(rows) + f"\n\n{time.perf_counter() - start:.0f} s")
 
 

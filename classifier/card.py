@@ -5,8 +5,8 @@ References
 .. [1] M. Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv:1810.03993.
 """
 
-from classifier.network import NETWORKS
-from evaluation import format_accuracy, format_interval, largest_share
+from classifier.network import NETWORKS, clip_part
+from evaluation import format_interval, largest_share
 from study.tables import format_table, plain_cell
 
 CARD = """\
@@ -16,8 +16,8 @@ Says which of {count} genres a piece of music is of: {genres}. {use}
 
 | | |
 |:--|:--|
-| network | {network}, {parameters:,} parameters ([code](../{module}.py)) |
-| input | `{feature}`, {bins} × {frames} for {seconds}; normalised per bin on the training clips |
+| network | {model[class]}, {parameters:,} parameters ([code](../{module}.py)) |
+| input | `{feature}`, {shape} for {seconds:g} seconds; normalised per bin on the training clips |
 | trained on | {dataset}, {learned} |
 | output | logits, divided by {temperature} (fitted on {calibrated_on}), then a softmax |
 | versions | {versions} |
@@ -25,8 +25,8 @@ Says which of {count} genres a piece of music is of: {genres}. {use}
 ## How well
 
 {protocol}
-**{accuracy} %** of {clips} test clips {of_artists} are right (with other {units}: {interval} %), and the macro
-AUC is {auc}; {balanced} % of a genre on average, and {chance} % by always naming the largest. Genre by genre, with
+**{accuracy} %** of {test[clips]} test clips {of_artists} are right (with other {units}: {interval} %), and the macro
+AUC is {auc:.3f}; {balanced} % of a genre on average, and {chance} % by always naming the largest. Genre by genre, with
 intervals over {units}:
 
 {table}
@@ -37,13 +37,13 @@ A long interval, or a high figure on few {units}, says little. Of each genre (ro
 
 **Calibration.** On test it is {sure} % sure on average, and right in {accuracy} %; the expected calibration error is
 {before} % before the temperature and {after} % after{cross_fitted}. If every probability were true, it would
-be {least} % on so few clips. The log loss is {loss_before} before and {loss_after} after. Sureness holds for music
+be {least} % on so few clips. The log loss is {loss[before]} before and {loss[after]} after. Sureness holds for music
 like that of {dataset}, not for other kinds.
 
 {none}
 ## What it must not be used for
 
-* **Decisions about people**: who is paid, played, found or removed. It is wrong on {wrong} % of the test clips.
+* **Decisions about people**: who is paid, played, found or removed. It is wrong on {wrong:.0f} % of the test clips.
 * **Facts about a piece.** A genre is what somebody called it, and says as much about a scene, a place or a market as
   about sound.
 * **Music that has no genre here**: {unknown}
@@ -92,43 +92,42 @@ def model_card(name, card):
     """
     from training import MODELS
 
-    test, model, feature = card["test"], card["model"], card["feature_parameters"]
-    rows = [[genre, r["clips"], format_accuracy({"accuracy": r["accuracy"]}) if r["clips"] else None,
-             format_interval(r["interval"]), None if r["auc"] is None else f"{r['auc']:.3f}"]
-            for genre, r in test["genres"].items()]
-    kind, args, genres = MODELS[model["class"]], model["args"], card["genres"]
-    text = CARD + FMA if card["dataset"].startswith("fma_") else CARD
-    by_folds, error, loss = card["tested_on"] == "folds", card["calibration_error"], card["log_loss"]
-    epochs = card["training"].get("epochs")
-    return text.format(
-        name=name, count=len(genres), genres=", ".join(map(plain_cell, genres)),
-        use=f"`python predict.py song.mp3 {_option(name)}",
-        network=model["class"], parameters=sum(p.numel() for p in kind(**args).parameters()), module=kind.__module__,
-        feature=card["feature"], bins=args["n_bins"], frames=args["n_frames"],
-        seconds=f"{feature['seconds']} seconds" if "seconds" in feature else
-        "30 seconds" if "frames" in feature or "frames_kept" in feature else "a clip", dataset=card["dataset"],
-        learned=f"seed {card['training']['seed']}: the training split alone, {epochs} epochs" if epochs else
-        f"all {card['clips']} clips: a logistic regression, C = {card['training']['strength']}",
-        temperature=card["temperature"], calibrated_on=card["calibrated_on"],
-        versions=", ".join(f"{lib} {number}" for lib, number in card["versions"].items()),
-        protocol="Every clip was tested by a network of the same kind that has learned no clip of its artist "
+    test, genres, training = card["test"], card["genres"], card["training"]
+    kind, args = MODELS[card["model"]["class"]], card["model"]["args"]
+    by_folds, detects = card["tested_on"] == "folds", "none_of_these" in card
+    shares = {"accuracy": test["accuracy"], "balanced": test["balanced_accuracy"], "sure": card["sureness"],
+              "chance": largest_share(test["genres"]), **card["calibration_error"]}
+    return (CARD + FMA if card["dataset"].startswith("fma_") else CARD).format_map(card | {
+        **{key: f"{100 * share:.1f}" for key, share in shares.items()},
+        "name": name, "count": len(genres), "genres": ", ".join(map(plain_cell, genres)),
+        "use": f"`python predict.py song.mp3 {_option(name)}", "module": kind.__module__,
+        "parameters": sum(p.numel() for p in kind(**args).parameters()),
+        "shape": f"{args['n_bins']} × {args['n_frames']}", "seconds": clip_part(card)["seconds"],
+        "learned": f"seed {training['seed']}: the training split alone, {training['epochs']} epochs"
+        if "epochs" in training else
+        f"all {card['clips']} clips: a logistic regression, C = {training['strength']}",
+        "versions": ", ".join(f"{library} {number}" for library, number in card["versions"].items()),
+        "protocol": "Every clip was tested by a network of the same kind that has learned no clip of its artist "
         "(cross-validation):" if by_folds else "The epoch was chosen on validation; the test was read after that:",
-        accuracy=format_accuracy({"accuracy": test["accuracy"]}),
-        balanced=f"{100 * test['balanced_accuracy']:.1f}", chance=f"{100 * largest_share(test['genres']):.1f}",
-        wrong=f"{100 - 100 * test['accuracy']:.0f}", clips=test["clips"],
-        of_artists="whose artists are unknown" if test["artists"] is None else f"of {test['artists']} artists",
-        units="clips" if test["artists"] is None else "artists",
-        interval=format_interval(test["interval"]), auc=f"{test['macro_auc']:.3f}",
-        table=format_table(rows, ["genre", "test clips", "right %", "95 % interval", "AUC"]),
-        confusion=format_table([[genre, *(f"{100 * n / max(1, sum(counts)):.0f}" for n in counts)]
-                                for genre, counts in zip(genres, test["confusion"], strict=True)], ["genre", *genres]),
-        sure=f"{100 * card['sureness']:.1f}", before=f"{100 * error['before']:.1f}",
-        after=f"{100 * error['after']:.1f}",
-        cross_fitted=", each fold's fitted on the others" if by_folds else "", least=f"{100 * error['least']:.1f}",
-        loss_before=f"{loss['before']:.3f}", loss_after=f"{loss['after']:.3f}",
-        none=_none_of_these(card) if "none_of_these" in card else "",
-        unknown="what is refused was learned from few kinds; the rest gets one of the genres all the same."
-        if "none_of_these" in card else f"it gets one of the {len(genres)} all the same.")
+        "cross_fitted": ", each fold's fitted on the others" if by_folds else "",
+        "loss": {when: f"{loss:.3f}" for when, loss in card["log_loss"].items()}, "auc": test["macro_auc"],
+        "wrong": 100 - 100 * test["accuracy"], "interval": format_interval(test["interval"]),
+        "of_artists": "whose artists are unknown" if test["artists"] is None else f"of {test['artists']} artists",
+        "units": "clips" if test["artists"] is None else "artists",
+        "table": format_table([_line(genre, row) for genre, row in test["genres"].items()],
+                              ["genre", "test clips", "right %", "95 % interval", "AUC"]),
+        "confusion": format_table([[genre, *(f"{100 * n / max(1, sum(counts)):.0f}" for n in counts)]
+                                   for genre, counts in zip(genres, test["confusion"], strict=True)],
+                                  ["genre", *genres]),
+        "none": _none_of_these(card) if detects else "",
+        "unknown": "what is refused was learned from few kinds; the rest gets one of the genres all the same."
+        if detects else f"it gets one of the {len(genres)} all the same."})
+
+
+def _line(genre, row):
+    """A genre's line of the table of accuracies."""
+    return [genre, row["clips"], f"{100 * row['accuracy']:.1f}" if row["clips"] else None,
+            format_interval(row["interval"]), None if row["auc"] is None else f"{row['auc']:.3f}"]
 
 
 def _option(name):

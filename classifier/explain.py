@@ -42,11 +42,6 @@ def integrated_gradients(logits, x, classes, steps=64):
     relevance : Tensor, shape (batch, bins, frames)
         In logits: positive for the class, negative against it.
 
-    Raises
-    ------
-    DataError
-        If x is not a batch of spectrograms, or there is not one class for each clip.
-
     Examples
     --------
     >>> x = torch.tensor([[[1.0, 2.0]]])                    # a clip of one bin, two frames
@@ -55,8 +50,7 @@ def integrated_gradients(logits, x, classes, steps=64):
     """
     from captum.attr import IntegratedGradients
 
-    classes = _one_class_each(x, classes)
-    found = IntegratedGradients(logits).attribute(x, target=classes, n_steps=steps, method="riemann_middle",
+    found = IntegratedGradients(logits).attribute(x, target=_each(x, classes), n_steps=steps, method="riemann_middle",
                                                   internal_batch_size=max(64, len(x)))      # spectrograms at a time
     return found.detach().to(x.dtype)
 
@@ -84,7 +78,7 @@ def grad_cam(network, x, classes):
     Raises
     ------
     DataError
-        If the network has no stages of residual blocks, or x and classes do not fit, as for `integrated_gradients`.
+        If the network has no stages of residual blocks.
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -92,30 +86,23 @@ def grad_cam(network, x, classes):
     if stages is None:
         raise DataError(f"Grad-CAM needs the stages of a ResNet, and {type(network).__name__} has none: "
                         "use weights of a ResNet, or integrated gradients, which work with any network")
-    classes = _one_class_each(x, classes)
-    seen = LayerGradCam(network, stages).attribute(x.clone().requires_grad_(), classes, relu_attributions=True)
+    x = x.clone().requires_grad_()
+    seen = LayerGradCam(network, stages).attribute(x, _each(x, classes), relu_attributions=True)
     seen = LayerAttribution.interpolate(seen.detach(), tuple(x.shape[1:]), "bilinear")[:, 0]
     return seen / seen.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _one_class_each(x, classes):
-    """Class of each clip: Tensor, shape (batch,), int64."""
-    if x.ndim != 3:
-        raise DataError(f"clips to explain have shape (batch, bins, frames), not {tuple(x.shape)}: x[None] for one")
-    classes = torch.as_tensor(classes, device=x.device).reshape(-1)
-    if len(classes) not in (1, len(x)):
-        raise DataError(f"{len(classes)} classes for {len(x)} clips: pass one, or one for each")
-    return classes.expand(len(x))
+def _each(x, classes):
+    """Class of each clip: Tensor, shape (batch,)."""
+    return torch.as_tensor(classes).expand(len(x))
 
 
-def smoothed(relevance, blur=1.0):
+def smoothed(relevance):
     """Relevance averaged over neighbouring cells, so that adjacent positive and negative values cancel.
 
     Parameters
     ----------
     relevance : Tensor or ndarray, shape (..., bins, frames)
-    blur : float
-        Standard deviation of the Gaussian weights, in cells.
 
     Returns
     -------
@@ -123,8 +110,7 @@ def smoothed(relevance, blur=1.0):
     """
     from scipy.ndimage import gaussian_filter
 
-    relevance = np.asarray(relevance, dtype=np.float64)
-    return gaussian_filter(relevance, (0,) * (relevance.ndim - 2) + (blur, blur), truncate=3)
+    return gaussian_filter(np.asarray(relevance, dtype=np.float64), sigma=1, truncate=3, axes=(-2, -1))
 
 
 def relevant_regions(relevance, share=0.1):
@@ -171,10 +157,9 @@ def probabilities_without(classifier, x, classes, mask):
     ndarray, shape (batch,)
         Calibrated probabilities.
     """
-    classes = _one_class_each(x, classes)
     with torch.inference_mode():
         logits = classifier.logits(x * (1 - torch.as_tensor(mask, dtype=x.dtype)))
-    return (logits / classifier.temperature).softmax(1).gather(1, classes.view(-1, 1))[:, 0].numpy()
+    return (logits / classifier.temperature).softmax(1)[torch.arange(len(x)), _each(x, classes)].numpy()
 
 
 # ---- from the spectrogram back to audio ----------------------------------------------------------------------------
@@ -227,11 +212,6 @@ def masked_audio(y, sample_rate, mask):
     -------
     ndarray, shape (samples,), float32
 
-    Raises
-    ------
-    DataError
-        If the mask is not two-dimensional, or the clip is shorter than one window.
-
     Examples
     --------
     >>> y = np.sin(np.arange(22050) / 10).astype(np.float32)
@@ -240,9 +220,6 @@ def masked_audio(y, sample_rate, mask):
     """
     import librosa
 
-    if np.ndim(mask) != 2 or len(y) < N_FFT:
-        raise DataError(f"a mask of shape {np.shape(mask)} does not fit {len(y)} samples: pass "
-                        f"(bands, frames) and at least {N_FFT} samples")
     spectrum = librosa.stft(np.asarray(y, dtype=np.float32), n_fft=N_FFT, hop_length=HOP_LENGTH)
     spectrum *= stft_mask(mask, spectrum.shape[1], sample_rate)
     return librosa.istft(spectrum, n_fft=N_FFT, hop_length=HOP_LENGTH, length=len(y))

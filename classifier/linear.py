@@ -18,10 +18,10 @@ from fma import add_data_options, find_data, run_command
 from learning import runs
 from learning.folds import call_out_leaks, load_folds
 
-STRENGTH = 0.01     # C, the inverse of the L2 penalty: on the folds' validation clips, 0.003 to 0.1 are level
+STRENGTH = 0.01     # scikit-learn's C, for a mean weight of 1: on the folds' validation clips, 0.003 to 0.1 are level
 
 
-def fit_linear(x, labels, weights=None, strength=STRENGTH):
+def fit_linear(x, labels, weights=None):
     """Fit a `resnet_models.Linear`.
 
     Parameters
@@ -31,8 +31,6 @@ def fit_linear(x, labels, weights=None, strength=STRENGTH):
     labels : ndarray of int, shape (clips,)
     weights : ndarray, shape (clips,), optional
         How much each clip counts; equally by default.
-    strength : float
-        scikit-learn's C, for a mean weight of 1.
 
     Returns
     -------
@@ -54,7 +52,7 @@ def fit_linear(x, labels, weights=None, strength=STRENGTH):
         network.scale.running_mean.copy_(mean)
         network.scale.running_var.copy_(torch.where(variance > 1e-8, variance, 1.0))    # of what never changes
         scaled = network.scale(values.float()).numpy()
-        model = LogisticRegression(C=strength, max_iter=5000).fit(scaled, labels, sample_weight=weights)
+        model = LogisticRegression(C=STRENGTH, max_iter=5000).fit(scaled, labels, sample_weight=weights)
         lines, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
         if len(lines) == 1:                             # of two classes: the log odds of the second
             lines, bias = (torch.cat([torch.zeros_like(part), part]) for part in (lines, bias))
@@ -63,7 +61,7 @@ def fit_linear(x, labels, weights=None, strength=STRENGTH):
     return network
 
 
-def fit_runs(data_dir, feature, runs_dir="runs", subset="small", features_dir=None):
+def fit_runs(data_dir, feature, runs_dir="runs", subset="small"):
     """Fit a network on each fold's other clips and one on all; write them as runs.
 
     Returns
@@ -73,7 +71,7 @@ def fit_runs(data_dir, feature, runs_dir="runs", subset="small", features_dir=No
     """
     import torch
 
-    dataset = FeatureDataset(data_dir, feature, subset=subset, features_dir=features_dir)
+    dataset = FeatureDataset(data_dir, feature, subset=subset)
     folds = load_folds(data_dir, subset, dataset.tracks)
     for fold in (*range(folds.max() + 1), None):
         dataset.use_split(np.where(folds < 0, "none", np.where(folds == fold, "test", "training")))
@@ -103,11 +101,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Fit a logistic regression on each fold, and on all clips.")
     parser.add_argument("feature", help="an array of the cache")
     add_data_options(parser)
-    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     parser.add_argument("--runs-dir", default="runs")
     args = parser.parse_args(argv)
-    run_dir, folds_dir = fit_runs(find_data(args.data_dir), args.feature, args.runs_dir, args.subset,
-                                  args.features_dir)
+    run_dir, folds_dir = fit_runs(find_data(args.data_dir), args.feature, args.runs_dir, args.subset)
     said = runs.load_probabilities(folds_dir)
     right = said["probabilities"].argmax(1) == said["labels"]
     print(f"{run_dir} and {folds_dir}: {100 * right.mean():.1f} % of {len(right)} clips by folds")

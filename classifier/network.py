@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from audio.cache import PART, kept_frames
 from audio.embeddings import EMBEDDINGS, find_encoder, load_encoder
+from audio.transforms import FEATURES
 from classifier.calibration import fit_temperature, log_probabilities
 from fma import DataError
 
@@ -39,8 +41,8 @@ class Classifier:
         """Names of the classes."""
         return self.config["genres"]
 
-    def probabilities(self, x):
-        """Calibrated genre probabilities of clips.
+    def answers(self, x):
+        """What the network says of clips.
 
         Parameters
         ----------
@@ -49,34 +51,32 @@ class Classifier:
 
         Returns
         -------
-        ndarray, shape (clips, genres), float32
+        probabilities : ndarray, shape (clips, genres), float32
+            Calibrated.
+        none : ndarray, shape (clips,), float32
+            Probability that a clip is of none of the genres; 0 without a detector.
         """
         import torch
 
         with torch.inference_mode():
-            return self.outputs(x).numpy()
+            return tuple(values.numpy() for values in self.outputs(x))
 
-    def none_of_these(self, x):
-        """Probability that each clip is of none of the genres: ndarray, shape (clips,); 0 without a detector."""
-        import torch
-
-        if self.detector is None:
-            return np.zeros(len(x), np.float32)
-        with torch.inference_mode():
-            return self.detections(x).numpy()
+    def probabilities(self, x):
+        """The first of `answers`."""
+        return self.answers(x)[0]
 
     @property
     def threshold(self):
-        """The probability above which `none_of_these` is the answer."""
+        """The probability of none of the genres above which this is the answer."""
         return self.config["none_of_these"]["threshold"] if self.detector else 1.0
 
     def outputs(self, x):
-        """`probabilities` of a Tensor, as a Tensor."""
-        return (self.logits(self.normalised(x)) / self.temperature).softmax(1)
+        """`answers` as Tensors."""
+        import torch
 
-    def detections(self, x):
-        """`none_of_these` of a Tensor, as a Tensor; needs a detector."""
-        return self.detector(self.normalised(x)).softmax(1)[:, 1]
+        x = self.normalised(x)
+        said = (self.logits(x) / self.temperature).softmax(1)
+        return said, self.detector(x).softmax(1)[:, 1] if self.detector else torch.zeros_like(said[:, 0])
 
     def normalised(self, x):
         """Normalised clips, the network's input: Tensor, shape (clips, bins, frames), float32."""
@@ -130,15 +130,23 @@ def load_classifier(path=DEFAULT):
     path, named, weights, remedy = _files(path)
     with _damage_named(named, remedy):
         _require_encoder(path, config)
-        network = _rebuild(config, weights, remedy)
+        network, detector = _rebuild(config, weights, remedy), None
         if path.is_dir():
+            load_weights(path, network)
             said = load_probabilities(path, "validation")
             temperature = fit_temperature(log_probabilities(said), said["labels"])
-            found = Classifier(load_weights(path, network).eval(), config, temperature)
         else:
-            detector = _detector(config) if "none_of_these" in config else None
-            _load_tensors(weights, network, detector)
-            found = Classifier(network.eval(), config, float(config["temperature"]), detector and detector.eval())
+            from safetensors.torch import load_file
+
+            tensors, temperature = load_file(weights), float(config["temperature"])
+            if "none_of_these" in config:
+                from resnet_models import Linear
+
+                detector = Linear(*input_shape(config), 2).eval()
+                detector.load_state_dict({name.removeprefix(DETECTOR): tensors.pop(name) for name in list(tensors)
+                                          if name.startswith(DETECTOR)})
+            network.load_state_dict(tensors)
+        found = Classifier(network.eval(), config, temperature, detector)
         _try_out(found)
     return found
 
@@ -162,10 +170,11 @@ def _files(path):
     if path.is_dir():
         return path, path / "config.json", path / "model.safetensors", f"delete {path} and train again"
     path = without_ending(path)
-    if not _beside(path, ".json").is_file():
+    named, weights = (path.with_name(path.name + ending) for ending in (".json", ".safetensors"))   # may contain dots
+    if not named.is_file():
         raise DataError(f"{path} is neither exported weights nor the folder of a run: name one, or a shipped network "
                         f"({', '.join(sorted({*NETWORKS, *NAMES}))})")
-    return path, _beside(path, ".json"), _beside(path, ".safetensors"), "export the run again"
+    return path, named, weights, "export the run again"
 
 
 def without_ending(path):
@@ -188,8 +197,6 @@ def _damage_named(named, remedy):
 
 def clip_part(config):
     """Length of the clips that a network learned, as `cache.PART`: 30 s unless its cache says otherwise."""
-    from audio.cache import PART
-
     seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
     if not 1 <= seconds <= 3600:
         raise ValueError(f"clips of {seconds} seconds")
@@ -198,18 +205,9 @@ def clip_part(config):
 
 def input_shape(config):
     """Bins and frames of a clip as a network takes it."""
-    from audio.cache import kept_frames
-    from audio.transforms import FEATURES
-
     feature = config["feature"]
     bins = FEATURES[feature]["bins"] if feature in FEATURES else config["model"]["args"]["n_bins"]
     return bins, kept_frames(feature, clip_part(config))
-
-
-def _detector(config):
-    from resnet_models import Linear
-
-    return Linear(*input_shape(config), 2)
 
 
 def _rebuild(config, weights, remedy):
@@ -228,7 +226,7 @@ def _rebuild(config, weights, remedy):
 def _try_out(classifier):
     """An error unless the classifier gives valid probabilities, here for a clip of zeros."""
     silence = np.zeros((1, *input_shape(classifier.config)))
-    said, none = classifier.probabilities(silence), classifier.none_of_these(silence)
+    said, none = classifier.answers(silence)
     named = isinstance(classifier.genres, list) and all(isinstance(genre, str) for genre in classifier.genres)
     if classifier.config["scale"] not in ("db", "linear"):
         raise ValueError(f"scale {classifier.config['scale']!r}")
@@ -238,16 +236,8 @@ def _try_out(classifier):
         raise ValueError(f"threshold {classifier.threshold}")
 
 
-def _beside(path, ending):
-    """A file of an export, whose name may contain dots."""
-    return path.with_name(path.name + ending)
-
-
 def _require_predictable(path, config):
     """An error unless predict.py can compute the feature from a file, in clips of the length in training."""
-    from audio.cache import kept_frames
-    from audio.transforms import FEATURES
-
     feature, frames = config["feature"], config["model"]["args"]["n_frames"]
     if feature not in FEATURES and feature not in EMBEDDINGS:
         raise DataError(f"{path} needs {feature}, which predict.py cannot compute from a file: choose a network for "
@@ -267,17 +257,3 @@ def _require_encoder(path, config):
             raise DataError(f"{path} was trained on {config['feature']} with the weights {trained_on}, not with those "
                             f"found here ({found}): name the folder of the right ones as ENCODERS_DIR, or choose "
                             "another network, for example --weights allmusic_cqt")
-
-
-def _load_tensors(path, network, detector=None):
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-        found = {name: tensors.pop(name) for name in list(tensors) if name.startswith(DETECTOR)}
-        network.load_state_dict(tensors)
-        if detector:
-            detector.load_state_dict({name.removeprefix(DETECTOR): value for name, value in found.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): export the run again") from error

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier.network import DEFAULT, clip_part, input_shape, load_classifier
+from audio.transforms import FEATURES
+from classifier.network import clip_part, input_shape, load_classifier
+from classifier.songs import usual_rate
 from fma import DataError
 
 CLOSE = 1e-5        # to torch's probabilities; an export that differs by more is refused
@@ -24,9 +26,6 @@ def metadata(classifier):
     ``accuracy`` is that on test, where it is known. With a detector there are ``threshold``, the probability of the
     second output above which no genre is the answer, and ``refused`` (JSON), the kinds of sound that it has learned.
     """
-    from audio.transforms import FEATURES
-    from classifier.songs import usual_rate
-
     config = classifier.config
     given = FEATURES[config["feature"]] | {"seconds": clip_part(config)["seconds"]}
     if usual_rate(config):
@@ -43,7 +42,7 @@ def metadata(classifier):
             **known}
 
 
-def export_onnx(path, weights=None):
+def export_onnx(path, weights="fma"):
     """Write a network as one ONNX file, and check it with onnxruntime.
 
     Parameters
@@ -51,7 +50,7 @@ def export_onnx(path, weights=None):
     path : path-like
         Of the file.
     weights : path-like, optional
-        What `load_classifier` takes; the shipped network by default.
+        What `load_classifier` takes; the shipped network of FMA's genres by default.
 
     Returns
     -------
@@ -74,47 +73,47 @@ def export_onnx(path, weights=None):
         raise DataError(f"--export needs {error.name}: pip install onnx onnxscript onnxruntime") from error
     import torch
 
-    classifier = load_classifier(weights or DEFAULT)
-    shape = input_shape(classifier.config)
+    classifier = load_classifier(weights)
+    shape, detects = input_shape(classifier.config), classifier.detector is not None
     x = torch.as_tensor(np.random.default_rng(0).uniform(-80, 0, (3, *shape)).astype(np.float32))
-    names = ["probabilities", *(["none_of_these"] if classifier.detector else [])]      # and the methods they are of
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    names = ["probabilities"] + ["none_of_these"] * detects
     try:
-        with warnings.catch_warnings(action="ignore"):
-            program = torch.onnx.export(
-                _whole(classifier), (x,), dynamo=True, verbose=False, input_names=["clips"],
-                output_names=names, dynamic_shapes=({0: torch.export.Dim("n")},),
-                custom_translation_table={torch.ops.aten.median.dim: _median})
+        program = _program(classifier, names, x)
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        raise DataError(f"{weights or DEFAULT.name} cannot be written as ONNX: {reason}") from error
-    program.model.metadata_props.update(metadata(classifier))
+        raise DataError(f"{weights} cannot be written as ONNX: {reason}") from error
     program.save(path)
     session = onnxruntime.InferenceSession(path)
     for clips in (x, x[:1]):
-        for name, found in zip(names, session.run(names, {"clips": clips.numpy()}), strict=True):
-            if (error := np.abs(found - getattr(classifier, name)(clips)).max()) > CLOSE:
+        said = session.run(names, {"clips": clips.numpy()})
+        for name, found, expected in zip(names, said, classifier.answers(clips), strict=False):
+            if (error := np.abs(found - expected).max()) > CLOSE:
                 Path(path).unlink()
                 raise DataError(f"{path} was deleted: onnxruntime's {name} differ from torch's by {error:.1e}")
-    feature, genres = classifier.config["feature"], len(classifier.genres)
-    return f"{path}: {feature} of shape (clips, {shape[0]}, {shape[1]}) to {genres} genres" + (
-        ", or none of these" if classifier.detector else "")
+    return (f"{path}: {classifier.config['feature']} of shape (clips, {shape[0]}, {shape[1]}) to "
+            f"{len(classifier.genres)} genres{', or none of these' * detects}")
 
 
-def _whole(classifier):
-    """Normalisation, network, calibration and detector as one module, with an output or two."""
-    from torch import nn
+def _program(classifier, names, x):
+    """Normalisation, network, calibration and detector as one ONNX program."""
+    import torch
 
-    class Whole(nn.Module):
+    class Whole(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.network, self.detector = classifier.network, classifier.detector
 
         def forward(self, x):
-            said = classifier.outputs(x)
-            return (said, classifier.detections(x)) if classifier.detector else said
+            return classifier.outputs(x)[: len(names)]
 
-    return Whole().eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            Whole().eval(), (x,), dynamo=True, verbose=False, input_names=["clips"], output_names=names,
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            custom_translation_table={torch.ops.aten.median.dim: _median})
+    program.model.metadata_props.update(metadata(classifier))
+    return program
 
 
 def _median(x, dim, keepdim=False):

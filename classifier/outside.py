@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from classifier.linear import fit_linear
-from classifier.songs import clip_features, usual_rate
+from classifier.songs import clip_features
 from fma import DataError, audio_paths, load_tracks, progress_bar, run_command
 from learning.folds import load_folds
 
@@ -66,7 +66,7 @@ def speak(path, number, text):
 
 
 def make(folder, music):
-    """Make noise and speech, and link the music of a collection with folds; what is there already stays.
+    """Make noise and speech, and link the music of a collection with folds; noise and speech that are there stay.
 
     Returns
     -------
@@ -94,10 +94,8 @@ def make(folder, music):
             link = link.with_name(f"{track}-{file.name}")
         linked.add(link)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if link.is_symlink() and os.readlink(link) != os.path.abspath(file):
-            link.unlink()
-        if not os.path.lexists(link):
-            link.symlink_to(os.path.abspath(file))
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.abspath(file))
     return len(tracks) - len(used)
 
 
@@ -110,7 +108,7 @@ def _kind(genre):
 
 
 def hear(folder, config):
-    """The first window of each clip as predict.py feeds it to a network; kept beside the clips for the next time.
+    """The first window of each clip as predict.py feeds it to a network.
 
     Returns
     -------
@@ -118,56 +116,24 @@ def hear(folder, config):
     kinds : ndarray of str, shape (clips,)
     folds : ndarray of int, shape (clips,)
     """
-    from audio.cache import PART, save_whole
-
-    seconds = config.get("feature_parameters", {}).get("seconds", PART["seconds"])
-    files, feature, usual = _clips(Path(folder)), config["feature"], usual_rate(config)
-    kept = Path(folder) / f"{feature}_{usual or 'own'}_{seconds:g}s.npz"
-    heard = _heard(kept) if kept.is_file() else {}
-    new = [key for key in files if key not in heard]
-    for key in progress_bar(new, unit="clip", leave=False):
-        _, x, _ = clip_features(files[key], feature, usual, seconds)
-        if isinstance(x, str):
-            raise DataError(f"{files[key]}: {x}: delete it")
-        heard[key] = x[0].astype(np.float32)
-    x = np.stack([heard[key] for key in files])
-
-    def write(path):
-        with open(path, "wb") as file:
-            np.savez(file, names=np.array(list(files)), x=x)
-
-    if new or len(heard) > len(files):
-        save_whole(kept, write)
-    folds, kinds = zip(*(path.parts[-3:-1] for path in files.values()), strict=True)
-    return x, np.array(kinds), np.array(folds, dtype=int)
-
-
-def _clips(folder):
-    """The clips in a folder, by name, size and time of change: dict of str to Path."""
-    found = {}
-    for path in sorted(folder.glob("*/*/*")):
-        fold, kind, name = path.parts[-3:]
-        if not (fold.isdecimal() and path.is_file()):
-            raise DataError(f"{path} is no clip: delete it, the layout is {folder}/<fold: 0, 1, ...>/<kind>/<file>")
-        found[f"{fold}/{kind}/{name} {path.stat().st_size} {path.stat().st_mtime_ns}"] = path
-    if not found:
+    paths, found = sorted(Path(folder).glob("*/*/*")), []
+    if not paths:
         raise DataError(f"{folder} holds no clips: python -m classifier.outside {folder} --music data/emotify")
-    return found
-
-
-def _heard(kept):
-    """What `hear` has kept: dict of str to ndarray."""
-    try:
-        with np.load(kept, allow_pickle=False) as there:
-            return dict(zip(there["names"].tolist(), there["x"], strict=True))
-    except Exception as error:                  # of a damaged archive there is any
-        raise DataError(f"{kept} is damaged: delete it, and the clips are heard again") from error
+    for path in progress_bar(paths, unit="clip", leave=False):
+        if not (path.parts[-3].isdecimal() and path.is_file()):
+            raise DataError(f"{path} is no clip: delete it, the layout is {folder}/<fold: 0, 1, ...>/<kind>/<file>")
+        _, x, _ = clip_features(path, config)
+        if isinstance(x, str):
+            raise DataError(f"{path}: {x}: delete it")
+        found.append(x[0].astype(np.float32))
+    folds, kinds = zip(*(path.parts[-3:-1] for path in paths), strict=True)
+    return np.stack(found), np.array(kinds), np.array(folds, dtype=int)
 
 
 # ---------------------------------------------------------------- the detector
 
 
-def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None):
+def fit_detector(classifier, data_dir, folder, subset="small"):
     """Fit a `resnet_models.Linear` that tells clips of a network's genres from other sounds.
 
     The known half of the weight is that of the collection's clips in a fold and, as much, of clips outside it that are
@@ -190,7 +156,7 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
     others : dict of str to ndarray
         The same of the clips in the folder, by kind.
     unheard : dict of str to ndarray
-        The same of each kind that is of no known genre, by a detector that has not learned this kind; NaN of the
+        The same of each kind that is of no known genre, by a detector that has not learned this kind; None of the
         only one.
     """
     import torch
@@ -198,7 +164,7 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
     from dataset import FeatureDataset
 
     config = classifier.config
-    dataset = FeatureDataset(data_dir, config["feature"], config["scale"], subset, features_dir)
+    dataset = FeatureDataset(data_dir, config["feature"], config["scale"], subset)
     dataset.normalise(**config["normalisation"])
     rows = np.flatnonzero(dataset.usable)
     sounds, kinds, fold_of_sound = hear(folder, config)
@@ -210,7 +176,7 @@ def fit_detector(classifier, data_dir, folder, subset="small", features_dir=None
     for fold in np.unique(folds):
         judge = _fit(x, kind, other, (folds >= 0) & (folds != fold)) if fold >= 0 else detector
         said[folds == fold] = _judge(judge, x[folds == fold])
-    unheard = dict.fromkeys(np.unique(kind[other]).tolist(), np.array([np.nan]))
+    unheard = dict.fromkeys(np.unique(kind[other]).tolist())
     for each in unheard if len(unheard) > 1 else ():
         unheard[each] = _judge(_fit(x, kind, other, (folds >= 0) & (kind != each)), x[kind == each])
     judged = dict(zip(dataset.tracks.index[rows].tolist(), said[: len(rows)].tolist(), strict=True))

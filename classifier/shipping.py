@@ -27,7 +27,7 @@ from learning.runs import fold_runs, is_finished, known_artists, load_config, lo
 STEPS = (0.3, 0.5, 0.7, 0.9)        # thresholds that the card compares
 
 
-def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subset="small", features_dir=None):
+def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subset="small"):
     """Write a run as ``<path>.safetensors``, ``.json`` and ``.md``.
 
     Parameters
@@ -39,7 +39,7 @@ def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subse
         ``seed<k>_folds`` of the same network, of which none has learned the run's test clips.
     outside : path-like, optional
         What classifier/outside.py makes: the network gets a detector of what is none of its genres.
-    data_dir, subset, features_dir
+    data_dir, subset
         The collection that it has learned, with the folds; needed for `outside`.
 
     Returns
@@ -63,14 +63,13 @@ def export_run(run_dir, path, folds_dir=None, outside=None, data_dir=None, subse
     card = {**config, **calibrate(run_dir, answers)}
     tensors = load_file(run_dir / "model.safetensors")
     if outside:
-        detector, card["none_of_these"] = _refusals(run_dir, config, answers, outside, data_dir, subset, features_dir)
+        detector, card["none_of_these"] = _refusals(run_dir, config, answers, outside, data_dir, subset)
         tensors |= {DETECTOR + name: value for name, value in detector.state_dict().items()}
-    texts = {".json": json.dumps(card, indent=1) + "\n",
-             ".md": model_card(path.name, card)}
+    text = model_card(path.name, card)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_whole(path.with_name(f"{path.name}.safetensors"), lambda temporary: temporary.write_bytes(save(tensors)))
-    for ending, text in texts.items():
-        save_text(path.with_name(path.name + ending), text)
+    save_text(path.with_name(f"{path.name}.json"), json.dumps(card, indent=1) + "\n")
+    save_text(path.with_name(f"{path.name}.md"), text)
     return card
 
 
@@ -132,25 +131,27 @@ def calibrate(run_dir, answers=None):
             "log_loss": loss, "test": summarise(labels, after, known_artists(test), test["genres"].tolist())}
 
 
-def _refusals(run_dir, config, answers, outside, data_dir, subset, features_dir):
+def _refusals(run_dir, config, answers, outside, data_dir, subset):
     """The detector of other sounds, and how many clips of each kind are refused at several thresholds."""
     from training import build
 
     network = Classifier(load_weights(run_dir, build(config)).eval(), config, 1.0)
-    detector, judged, others, unheard = fit_detector(network, data_dir, outside, subset, features_dir)
+    detector, judged, others, unheard = fit_detector(network, data_dir, outside, subset)
     said = {"folds": answers, "test": load_probabilities(run_dir) if is_finished(run_dir) else None}
     said = {name: each for name, each in said.items() if each}
     own = {name: np.array([judged[track] for track in each["tracks"].tolist()]) for name, each in said.items()}
-    table = [{"sounds": name, "known": name not in unheard, "clips": len(values),
-              "refused": [round(float((values > step).mean()), 4) for step in STEPS],
-              "unheard": round(float((unheard[name] > THRESHOLD).mean()), 4)
-              if np.isfinite(unheard.get(name, np.nan)).all() else None}
-             for name, values in (own | dict(sorted(others.items(), key=lambda item: (item[0] in unheard, item[0])))
-                                  ).items()]
+    kinds = own | {kind: others[kind] for kind in [*sorted(set(others) - set(unheard)), *sorted(unheard)]}
+
+    def share(chosen):
+        return round(float(chosen.mean()), 4)
+
+    table = [{"sounds": name, "known": name not in unheard, "clips": len(found),
+              "refused": [share(found > step) for step in STEPS],
+              "unheard": None if unheard.get(name) is None else share(unheard[name] > THRESHOLD)}
+             for name, found in kinds.items()]
     tested = "test" if "test" in said else "folds"
-    right = said[tested]["probabilities"].argmax(1) == said[tested]["labels"]
-    kept = own[tested] <= THRESHOLD
-    shares = {name: round(float(right[chosen].mean()), 4) if chosen.any() else None
+    right, kept = said[tested]["probabilities"].argmax(1) == said[tested]["labels"], own[tested] <= THRESHOLD
+    shares = {name: share(right[chosen]) if chosen.any() else None
               for name, chosen in (("answered", kept), ("refused", ~kept))}
     return detector, {"threshold": THRESHOLD, "thresholds": STEPS, "table": table, "right": shares,
                       "interval": bootstrap_interval(right[kept], said[tested]["artists"][kept])}
@@ -163,19 +164,13 @@ def main(argv=None):
     parser.add_argument("--folds", help="seed<k>_folds of the same experiment, to calibrate it (default: validation)")
     parser.add_argument("--outside", help="sounds of classifier/outside.py, to learn what is none of the genres")
     add_data_options(parser)
-    parser.add_argument("--features-dir", help="the feature cache (default: features in the data folder)")
     args = parser.parse_args(argv)
     if "" in (args.run_dir, args.path, args.folds, args.outside):       # from an unset variable
         raise DataError("an empty argument names no file: name it, or leave its option out")
-    card = export_run(args.run_dir, args.path, args.folds, args.outside, args.data_dir, args.subset,
-                      args.features_dir)
+    card = export_run(args.run_dir, args.path, args.folds, args.outside, args.data_dir, args.subset)
     error = {name: f"{100 * value:.1f} %" for name, value in card["calibration_error"].items()}
     print(f"{args.path}: test accuracy {100 * card['test']['accuracy']:.1f} %, temperature {card['temperature']:.2f}, "
           f"calibration error {error['before']} before, {error['after']} after (true probabilities: {error['least']})")
-    for row in card.get("none_of_these", {}).get("table", ()):
-        shares = ", ".join(f"{100 * share:.0f} % at {step}" for share, step in zip(row["refused"], STEPS, strict=True))
-        print(f"  none of these: {row['sounds']} ({row['clips']} clips, {'known' if row['known'] else 'other'}): "
-              f"{shares}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from numbers import Real
 
 import numpy as np
 
-from audio.cache import PART, kept_frames
+from audio.cache import kept_frames
 from audio.decoding import Undecodable, open_audio
 from audio.embeddings import EMBEDDINGS, embed, load_encoder
 from audio.transforms import FEATURES, SAMPLE_RATE, SILENCE, extract, resample
 from audio.workers import in_processes
+from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
 from fma import progress_bar
 
 WINDOW = 30.0                   # seconds: as long as the clips that networks were trained on
@@ -30,10 +31,6 @@ LIMIT = 60                      # seconds that a file may take, and 5 for each M
 NARROW = 0.6                    # of the range of a feature: with less, the highs are missing; mp3 of 64 kb/s has 0.5
 NONE = "none of these"          # the answer to what is of none of the genres
 NOTHING = 1e-10                 # of the strongest frequency's power (-100 dB): what a low-pass leaves is below
-
-
-class Unreadable(Exception):
-    """A file that cannot be classified, and why."""
 
 
 def windows(source, seconds=WINDOW, notes=None):
@@ -57,29 +54,31 @@ def windows(source, seconds=WINDOW, notes=None):
         Mono.
     sample_rate : int
         The file's own.
+
+    Raises
+    ------
+    Undecodable
+        If there is no audio, too little or too much of it.
     """
-    try:
-        with open_audio(source) as file:
-            rate, size, done, before = file.sample_rate, int(seconds * file.sample_rate), 0, None
-            while len(y := file.read(size)):
-                if done > LONGEST * 3600 * rate:
-                    raise Unreadable(f"longer than {LONGEST} hours: cut it")
-                if len(y) < size and before is not None:
-                    if len(y) >= SHORTEST * rate:           # less would be the same window again
-                        yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
-                elif len(y) < size:
-                    if len(y) < SHORTEST * rate:
-                        raise Unreadable(f"only {len(y) / rate:.2f} seconds of audio")
-                    yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
-                else:
-                    yield done / rate, y, rate
-                done, before = done + len(y), y
-            if not done:
-                raise Unreadable("no audio in it")
-            if file.unread and notes is not None:
-                notes.append(f"its last {100 * file.unread:.0f} % were not read: PyAV (pip install av) may read on")
-    except Undecodable as error:
-        raise Unreadable(str(error)) from error
+    with open_audio(source) as file:
+        rate, size, done, before = file.sample_rate, int(seconds * file.sample_rate), 0, None
+        while len(y := file.read(size)):
+            if done > LONGEST * 3600 * rate:
+                raise Undecodable(f"longer than {LONGEST} hours: cut it")
+            if len(y) < size and before is not None:
+                if len(y) >= SHORTEST * rate:           # less would be the same window again
+                    yield (done + len(y)) / rate - seconds, np.concatenate([before, y])[-size:], rate
+            elif len(y) < size:
+                if len(y) < SHORTEST * rate:
+                    raise Undecodable(f"only {len(y) / rate:.2f} seconds of audio")
+                yield 0.0, y if len(y) >= WHOLE * size else np.resize(y, size), rate
+            else:
+                yield done / rate, y, rate
+            done, before = done + len(y), y
+        if not done:
+            raise Undecodable("no audio in it")
+        if file.unread and notes is not None:
+            notes.append(f"its last {100 * file.unread:.0f} % were not read: PyAV (pip install av) may read on")
 
 
 def usual_rate(config):
@@ -117,18 +116,15 @@ def highest(feature, sample_rate):
     return given.get("fmax", (sample_rate if feature == "mel128" else SAMPLE_RATE) / 2)
 
 
-def clip_features(source, feature, usual=None, seconds=WINDOW):
+def clip_features(source, config):
     """The feature of each window of one track, silent windows left out.
 
     Parameters
     ----------
     source : path-like, bytes or (array, int)
         See `decoding.open_audio`.
-    feature : str
-    usual : int, optional
-        See `usual_rate`.
-    seconds : float
-        Length of a window.
+    config : dict
+        Of a network: its feature, the length of the clips that it learned, and `usual_rate`.
 
     Returns
     -------
@@ -139,10 +135,11 @@ def clip_features(source, feature, usual=None, seconds=WINDOW):
     notes : list of str
         What makes the answer doubtful: highs that are missing, an end that was not read.
     """
-    n_frames = kept_frames(feature, PART | {"seconds": seconds})
+    feature, usual, part = config["feature"], usual_rate(config), clip_part(config)
+    n_frames = kept_frames(feature, part)
     starts, found, notes, widest, reach = [], [], [], 0.0, 0.0
     try:
-        for start, y, rate in windows(source, seconds, notes):
+        for start, y, rate in windows(source, part["seconds"], notes):
             if np.abs(y).max() < SILENCE:
                 continue
             starts.append(start)
@@ -151,7 +148,7 @@ def clip_features(source, feature, usual=None, seconds=WINDOW):
                 y, rate = resample(y, rate, usual), usual
             found.append(embed(y, rate, feature) if feature in EMBEDDINGS else
                          extract(y, rate, [feature])[feature][:, :n_frames])
-    except Unreadable as error:
+    except Undecodable as error:
         return [], str(error), []
     except Exception as error:                              # a strange sample rate, too little memory
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}", []
@@ -175,9 +172,8 @@ def answer(name, starts, x, notes, classifier):
     """
     if isinstance(x, str):
         return {"file": name, "error": x}
-    parts = [x[k : k + 64] for k in range(0, len(x), 64)]
-    each = np.concatenate([classifier.probabilities(part) for part in parts])
-    none = np.concatenate([classifier.none_of_these(part) for part in parts])
+    parts = (classifier.answers(x[k : k + 64]) for k in range(0, len(x), 64))
+    each, none = (np.concatenate(part) for part in zip(*parts, strict=True))
 
     def named(values, none):
         said = {genre: round(float(value), 4) for genre, value in zip(classifier.genres, values, strict=True)}
@@ -211,8 +207,6 @@ def classify(songs, classifier=None, workers=None, progress=False):
         See `answer`; ``file`` is the path, or "song 3" for the third if it is none. A file that cannot be read has an
         ``error``, and the rest go on.
     """
-    from classifier.network import DEFAULT, Classifier, clip_part, load_classifier, read_config
-
     songs, answers, following = _as_list(songs), {}, 0
     with ThreadPoolExecutor(1) as background:               # torch is imported while the first files are decoded
         if isinstance(classifier, Classifier):
@@ -220,7 +214,7 @@ def classify(songs, classifier=None, workers=None, progress=False):
         else:
             config = read_config(classifier or DEFAULT)
             load = background.submit(load_classifier, classifier or DEFAULT).result
-        decode = partial(_decode, config["feature"], usual_rate(config), clip_part(config)["seconds"])
+        decode = partial(_decode, config)
         workers = 1 if current_process().daemon else min(len(songs), workers or os.cpu_count() or 1)
         rows = ((k, song.read() if hasattr(song, "read") else song) for k, song in enumerate(songs))
         done = (in_processes(rows, decode, workers, _limit(songs), _use_one_thread, (config["feature"],))
@@ -240,8 +234,8 @@ def _as_list(songs):
     return [songs] if one else list(songs)
 
 
-def _decode(feature, usual, seconds, row):
-    return clip_features(row[1], feature, usual, seconds)
+def _decode(config, row):
+    return clip_features(row[1], config)
 
 
 def _limit(songs):

@@ -1,4 +1,4 @@
-"""Fault injection: commands killed at random moments, full and read-only disks, two processes on one run.
+"""Fault injection: commands killed at random moments, full disks, two processes on one run.
 
     python soak/faults.py                       # about five minutes on two cores
     python soak/faults.py --rounds 50 --seed 7  # longer, at other moments
@@ -10,9 +10,6 @@ undisturbed run. Prints a table; the exit status is 1 if any output differs.
 import argparse
 import contextlib
 import faulthandler
-import itertools
-import json
-import multiprocessing
 import os
 import random
 import re
@@ -34,7 +31,6 @@ import demo  # noqa: E402
 import features  # noqa: E402
 from audio import cluster  # noqa: E402
 from fma import DataError  # noqa: E402
-from study import result_files, tables  # noqa: E402
 from study.tables import format_table  # noqa: E402
 
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -191,53 +187,6 @@ def experiments_killed(folder, rounds, rng):
     return f"{rounds} kills of experiments.py run, then to the end and into a table"
 
 
-def keep_writing(folder):
-    text = "".join(f"line {k}\n" for k in range(30_000))
-    for k in itertools.count():
-        tables.save_whole(folder / "README.md", lambda path, k=k: path.write_text(f"{k % 2}\n{text}"))
-        result_files.save_table(folder, "tiny", "table", pd.DataFrame({"x": [k % 2] * 9999}))
-
-
-def tables_killed(folder, rounds, rng):
-    tries = 10 * rounds
-    for _ in range(tries):
-        process = multiprocessing.get_context("fork").Process(target=keep_writing, args=(folder,))
-        process.start()
-        time.sleep(rng.uniform(0.02, 0.3))
-        process.kill()
-        process.join()
-        if (folder / "README.md").exists():
-            assert (folder / "README.md").read_text().endswith("line 29999\n"), "incomplete text"
-        if (folder / "tiny" / "table.csv").exists():
-            assert len(pd.read_csv(folder / "tiny" / "table.csv")) == 9999, "incomplete table"
-    return f"{tries} kills while texts and tables are written"
-
-
-def downloads_killed(folder, rounds, rng):
-    import test_download
-
-    server = test_download.Server()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    expected, hit = {**test_download.METADATA, **test_download.AUDIO}, 0
-    start = time.monotonic()
-    assert test_download.fetch(server, folder / "whole")[0] == 0
-    lasts = time.monotonic() - start
-    for k in range(rounds):
-        data = folder / f"data{k}"
-        for _ in range(3):
-            process = test_download.start(server, data)
-            time.sleep(rng.uniform(0.1, 0.8) * lasts)
-            process.kill()
-            process.communicate()
-            hit += process.returncode == -9
-            for name, content in test_download.content(data).items() if data.exists() else ():
-                assert name.endswith(".part") or content == {**expected, **server.archives}[name], f"incomplete {name}"
-        status, said = test_download.fetch(server, data)
-        assert status == 0 and test_download.content(data) == expected, said
-    server.shutdown()
-    return f"{hit} kills of download_data.sh in {rounds} downloads, each then finished"
-
-
 def two_at_once(folder, rounds, rng):
     data, refused = tiny(folder), 0
     finish(*training_line(data, folder / "whole"))
@@ -256,19 +205,11 @@ def two_at_once(folder, rounds, rng):
     return f"{rounds} pairs of training.py on one run: the second refused {refused} times, else it came after the first"
 
 
-MOUNTS = ["unshare", "--mount", "sh", "-c"]
-
-
-def can_mount():
-    """Whether this process may mount file systems in its own namespace."""
-    if not shutil.which("unshare"):
-        return False
-    return subprocess.run([*MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode == 0
-
-
 def disks_full(folder, rounds, rng):
-    """A file system that is full, and then enlarged."""
-    if not can_mount():
+    """A file system that is full, and then enlarged; mounted in a namespace of its own."""
+    mount = ["unshare", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*mount, "mount -t tmpfs none /mnt"],
+                                                     capture_output=True).returncode:
         return None
     data, sizes = tiny(folder), [100, 600, 1500, 2500, 4000, *(rng.randint(50, 5000) for _ in range(rounds - 5))]
     finish(*training_line(data, folder / "whole", 4))
@@ -279,7 +220,7 @@ def disks_full(folder, rounds, rng):
         script = (f"set -e; mount -t tmpfs -o size={size}k none {folder}/disk; status=0; {line} || status=$?; "
                   f"echo status $status >&2; mount -o remount,size=99m {folder}/disk; {line}; "
                   f"cp -r {folder}/disk/runs {folder}/copy{size}")
-        done = subprocess.run([*MOUNTS, script], cwd=ROOT, env=QUIET, capture_output=True, text=True, timeout=600)
+        done = subprocess.run([*mount, script], cwd=ROOT, env=QUIET, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-500:]
         stopped += "status 2" in done.stderr
         assert ("status 2" in done.stderr) == ("cannot be" in done.stderr), done.stderr[-500:]
@@ -287,27 +228,8 @@ def disks_full(folder, rounds, rng):
     return f"training.py on {len(sizes)} disks of {min(sizes)} to {max(sizes)} kB: {stopped} full, then enlarged"
 
 
-def disks_read_only(folder, rounds, rng):
-    if not can_mount():
-        return None
-    data = tiny(folder)
-    (folder / "disk").mkdir()
-    commands = [training_line(data, folder / "disk", 2),
-                ["experiments.py", "run", "chroma_cqt_square", "--epochs", 2, "--data-dir", data, "--runs-dir",
-                 folder / "disk", "--results-dir", folder / "disk"],
-                ["features.py", "--data-dir", ROOT / "data" / "demo", "--features", "mfcc", "--features-dir",
-                 folder / "disk" / "features"]]
-    for command in commands:
-        line = " ".join(f"'{word}'" for word in [sys.executable, *command])
-        script = f"mount --bind {folder}/disk {folder}/disk && mount -o remount,bind,ro {folder}/disk && exec {line}"
-        done = subprocess.run([*MOUNTS, script], cwd=ROOT, env=QUIET, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr[-500:]
-    return f"{len(commands)} commands on a read-only disk, each one line and status 2"
-
-
-FAULTS = (downloads_killed, features_killed, workers_killed, training_killed, experiments_killed, tables_killed,
-          two_at_once, disks_full, disks_read_only)
-NEEDS = {workers_killed: "dask.distributed", **dict.fromkeys((disks_full, disks_read_only), "permission to mount")}
+FAULTS = (features_killed, workers_killed, training_killed, experiments_killed, two_at_once, disks_full)
+NEEDS = {workers_killed: "dask.distributed", disks_full: "permission to mount"}
 
 
 def main(argv=None):
@@ -326,9 +248,7 @@ def main(argv=None):
             try:
                 tried = fault(Path(folder), args.rounds, random.Random(args.seed))
                 outcome = f"not tried: no {NEEDS[fault]}" if tried is None else "same bytes, no incomplete files"
-                if fault is disks_read_only and tried:
-                    outcome = "one-line error"
-            except (AssertionError, DataError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+            except (AssertionError, DataError, subprocess.TimeoutExpired) as error:
                 tried, outcome, failed = "", f"FAILED: {' '.join(str(error).split())}", True
         print(f"{name}: {outcome}", file=sys.stderr, flush=True)
         rows.append([name, tried, outcome, f"{time.monotonic() - start:.0f}"])

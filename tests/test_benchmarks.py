@@ -160,7 +160,7 @@ def test_a_loop_trains(loop, tmp_path, monkeypatch):
 def test_a_target_is_met_or_not_by_what_was_measured():
     found = {"seconds": {"decoding": np.array([2.0, 2]), "six features": np.array([3.0, 3.6]),
                          "original": np.array([6.0, 7.2])},
-             "rates": {1: np.array([[1.0, 2]]), 2: np.array([[1.0, 3.4]])}, "memory": {1: (300, 308)}, "n_tracks": 80,
+             "rates": {1: np.array([[1.0, 2]]), 2: np.array([[1.0, 3.4]])}, "memory": {1: (300, 308)},
              "parts": [("cqt", 3.0, 9.0, 3.0), ("stft", 1.0, 1.0, 1.0)]}
     rows = {row[0]: row for row in table.extraction_rows(found)}
     assert rows["all six features of a clip / decoding it"][1:4] == ("1.65", "≤ 1.7", True)

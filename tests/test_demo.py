@@ -1,8 +1,6 @@
 """The synthetic corpus: FMA's layout, FMA's faults, and the same bytes on every run."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -134,8 +132,3 @@ def test_an_interrupted_make_ends_with_the_same_bytes(corpus, small):
     (corpus / "fma_metadata" / "tracks.csv").unlink()
     demo.make(corpus, workers=3)
     assert {name: path.read_bytes() for name, path in files(corpus).items()} == before
-
-
-def test_command_says_what_it_does():
-    shown = subprocess.run([sys.executable, demo.__file__, "--help"], capture_output=True, text=True, check=True)
-    assert "--data-dir" in shown.stdout and "--workers" in shown.stdout

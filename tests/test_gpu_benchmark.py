@@ -17,7 +17,6 @@ def small(monkeypatch):
     """Clips of 12 x 64, which the command takes for those of the study."""
     for name, value in {"SIZE": (12, 64), "CLIPS": 3200, "BATCHES": (8, 16), "BESIDE": 1, "COMPILED": ()}.items():
         monkeypatch.setattr(gpu, name, value)
-    monkeypatch.setattr(gpu, "copy_bandwidth", lambda *_: 1e9)
     return gpu.random_clips(CPU, 32, (12, 64))
 
 

@@ -47,7 +47,7 @@ def test_whole_files_are_read(valid):
 
 
 def test_a_thousand_broken_files(valid):
-    """The first thousand of soak/fuzz_readers.py."""
+    """The first thousand of soak/fuzz.py readers."""
     peak_memory()
     before, outcomes = peak_memory(), {}
     for number in range(1000):

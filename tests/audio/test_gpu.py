@@ -13,7 +13,6 @@ from audio import clips, transforms
 from audio.cache import load_index
 from audio.gpu import estimate_tuning, extract_batch, extract_stream, halve, stft_power
 from audio.transforms import SAMPLE_RATE, STUDY_FEATURES
-from benchmarks import gpu_features
 from features import fill_cache
 from fma import DataError, audio_path, run_command
 
@@ -232,24 +231,3 @@ def test_what_cannot_be_made_on_a_gpu_is_said(small, tmp_path, capsys):
         assert run_command(lambda: features.main(args)) == 2
         assert "--device cuda cannot be used" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------- the benchmark
-
-
-def test_work_is_that_of_the_products():
-    operations, moved = gpu_features.work(20 * 1024, ["mel_stft"])
-    frames, mel = 21, 128 * 513
-    assert operations == 2 * mel * frames
-    assert moved > 8 * (2 * 20 * 1024 + 513 * frames * 3)       # at least y as float64, and S written and read
-
-
-def test_batches_are_compared_with_a_process(small, capsys):
-    gpu_features.main(["--data-dir", str(small), "--device", "cpu", "--clips", "1", "--batches", "2", "--repeats", "1"])
-    out = capsys.readouterr().out
-    rows = {cells[1].strip(): [float(x) for x in cells[2:5]]
-            for cells in (line.split("|") for line in out.splitlines()) if len(cells) == 6 and "." in cells[2]}
-    assert "no GPU was measured" in out
-    ms, per_second, gain = rows["batches of 2"]
-    assert per_second == pytest.approx(1000 / ms, rel=0.02)
-    assert gain == pytest.approx(rows["transforms.extract"][0] / ms, rel=0.1)

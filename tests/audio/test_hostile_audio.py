@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ from fma import audio_path, run_command
 
 sys.path.insert(0, str(ROOT / "soak"))
 
-import fuzz_audio  # noqa: E402
+import fuzz  # noqa: E402
 
 ALL = (*transforms.FEATURES, "statistics")
+CONFIG = {"feature": "mel128", "dataset": "mine"}
 BOUND = 0.7     # GB that one clip may add to a process: 30 s at 384 kHz with all that is computed of them
 
 
@@ -97,14 +99,14 @@ def test_hours_of_silence_are_silent(tmp_path):
     for name in ("hours.wav", "hours.flac"):
         (status, memory) = added(lambda name=name: clip_features(tmp_path / name)[0])
         assert status == "silent" and memory < 0.1
-        assert songs.clip_features(tmp_path / name, "mel128") == ([], "silence", [])
+        assert songs.clip_features(tmp_path / name, CONFIG) == ([], "silence", [])
 
 
 def test_a_track_of_months_is_refused_by_predict(tmp_path, monkeypatch):
     monkeypatch.setattr(songs, "LONGEST", 0.01)
     y = np.tile(sound(30, 8000), (3, 1))
     soundfile.write(tmp_path / "x.wav", y, 8000)
-    assert songs.clip_features(tmp_path / "x.wav", "mel128")[1] == "longer than 0.01 hours: cut it"
+    assert songs.clip_features(tmp_path / "x.wav", CONFIG)[1] == "longer than 0.01 hours: cut it"
 
 
 def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
@@ -118,7 +120,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
         assert clip_features(path) == ("missing", {})
         with pytest.raises(Undecodable, match="not a file"):
             read_audio(path)
-        assert songs.clip_features(path, "mel128")[1] == "not a file"
+        assert songs.clip_features(path, CONFIG)[1] == "not a file"
 
 
 def test_a_file_that_may_not_be_read(tmp_path, mp3):
@@ -289,18 +291,19 @@ def test_a_single_file_is_one_line_whatever_its_decoder_remarks(tmp_path, mp3):
 
 
 def test_a_thousand_broken_files(tmp_path, monkeypatch):
-    """The first thousand of soak/fuzz_audio.py, in a process of their own: a crash is counted, and ends nothing."""
-    results = in_processes(range(1000), fuzz_audio.try_file, 1, 20, fuzz_audio.start, (str(tmp_path),))
+    """The first thousand of soak/fuzz.py audio, in a process of their own: a crash is counted, and ends nothing."""
+    results = in_processes(range(1000), partial(fuzz.try_file, "audio"), 1, 20, fuzz.start, ("audio", str(tmp_path)))
     found = {number: (result, reason) for number, result, reason in results}
     assert not {number: reason for number, (_, reason) in found.items() if reason}
-    statuses, _, memory = zip(*(result for result, _ in found.values()), strict=True)
+    statuses, _, memory, wrong = zip(*(result for result, _ in found.values()), strict=True)
+    assert not any(wrong)
     counts = {status: statuses.count(status) for status in set(statuses)}
     assert counts["undecodable"] > 100 and counts["short"] > 100 and counts["ok"] > 10     # some of each is tried
-    assert max(memory) < fuzz_audio.MOST
+    assert max(memory) < fuzz.MOST["audio"]
 
 
 def test_the_fuzzer_makes_the_same_files_again():
     files = seeds(longest=0.3)
-    first, again = ([fuzz_audio.fuzzed(k, files) for k in range(40)] for _ in range(2))
+    first, again = ([fuzz.fuzzed(k, files) for k in range(40)] for _ in range(2))
     assert first == again and len(set(first)) > 35
     assert all(a != b for a, b in itertools.pairwise(first))

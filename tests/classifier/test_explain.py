@@ -118,16 +118,9 @@ def test_where_nothing_is_for_a_class_the_map_is_empty(network, clips):
     assert not explain.grad_cam(network, clips, 0).any()
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda n, x: explain.grad_cam(SquareCNN(64, 64, 4), x.float(), 0), "SquareCNN has none: use"),
-    (lambda n, x: explain.grad_cam(n, x[0], 0), r"not \(64, 64\): x\[None\]"),
-    (lambda n, x: explain.integrated_gradients(n, x, [0, 1]), "2 classes for 3 clips: pass one"),
-    (lambda n, x: explain.masked_audio(noise(1), RATE, np.ones((1, 128, 128))), r"\(1, 128, 128\) does not fit"),
-    (lambda n, x: explain.masked_audio(noise(0.01), RATE, np.ones((128, 128))), "220 samples: pass"),
-])
-def test_errors_take_one_line(network, clips, call, message):
-    with pytest.raises(DataError, match=message) as error:
-        call(network, clips)
+def test_grad_cam_of_another_network_is_one_line(clips):
+    with pytest.raises(DataError, match="SquareCNN has none: use") as error:
+        explain.grad_cam(SquareCNN(64, 64, 4), clips.float(), 0)
     assert "\n" not in str(error.value)
 
 

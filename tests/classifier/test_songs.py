@@ -90,11 +90,11 @@ def test_a_network_of_fma_hears_every_file_at_fmas_rate(tmp_path):
     x = {}
     for rate in (22_050, 44_100, 48_000):
         soundfile.write(tmp_path / f"{rate}.wav", tone(31, rate), rate, subtype="FLOAT")
-        x[rate] = songs.clip_features(tmp_path / f"{rate}.wav", "mel128", 44_100)[1]
+        x[rate] = songs.clip_features(tmp_path / f"{rate}.wav", config)[1]
     tone_band = x[44_100][0].mean(1).argmax()
     assert all(other[0].mean(1).argmax() == tone_band for other in x.values())
     assert x[22_050][0, 110:].max() < -60                   # above half of its rate there is nothing
-    own = songs.clip_features(tmp_path / "22050.wav", "mel128")[1]
+    own = songs.clip_features(tmp_path / "22050.wav", config | {"dataset": "mine"})[1]
     assert own[0].mean(1).argmax() > tone_band
 
 
@@ -162,7 +162,7 @@ def test_torch_is_imported_while_the_first_file_is_decoded(song, monkeypatch):
             time.sleep(0.01)
         raise DataError("no network" if order else "nothing was decoded meanwhile")
 
-    monkeypatch.setattr("classifier.network.load_classifier", load)
+    monkeypatch.setattr(songs, "load_classifier", load)
     with pytest.raises(DataError, match="no network"):
         list(classify([song]))
 
