@@ -1,6 +1,7 @@
 """The bottom-up broadcast neural network of Liu et al. [1]_: every block receives the shallow features.
 
-It takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Pools are frequency × time.
+It takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``; a ValueError says which argument is invalid,
+or that the input is too small. Pools are frequency × time.
 
 References
 ----------
@@ -16,23 +17,11 @@ from cnn_models import dense_layers, pooled, require_size
 
 def preactivated(n_in, n_out, kernel, bias):
     """BatchNorm → ReLU → Conv: the norm comes first, so that the broadcast maps are linear."""
-    return nn.Sequential(
-        nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias)
-    )
+    return nn.Sequential(nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias))
 
 
 class InceptionBlock(nn.Module):
-    """Four branches of different scales, concatenated with the input.
-
-    Parameters
-    ----------
-    n_in : int
-        Input channels; the output has ``n_in + 4 * width``.
-    width : int
-        Channels of each branch.
-    bias : bool
-        Whether the convolutions have a bias.
-    """
+    """Four branches of different scales, of `width` channels each, concatenated with the input."""
 
     def __init__(self, n_in, width, bias):
         super().__init__()
@@ -54,21 +43,14 @@ class BBNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 4 bins × 10 frames or more ("paper": 2 × 8). The weights do not depend on it.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 4 bins × 10 frames or more ("paper": 2 × 8), on which no weight depends; number of genres.
     variant : {"original", "paper"}
         "original" is the network of the original study: 16 channels before a transition to 32, a first
         convolution without padding, no convolution biases, Dropout 0.5 before the dense layer.
         "paper" is that of Liu et al.: 32 channels everywhere, "same" padding, biases, no dropout; it has
         their 185,642 trainable parameters at 10 classes. They fed it mel spectrograms in dB (128 bands,
         n_fft 2048, hop length 1024).
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `variant` or `n_classes` is invalid.
 
     Examples
     --------
@@ -82,7 +64,7 @@ class BBNN(nn.Module):
             raise ValueError(f"variant must be original or paper, not {variant!r}")
         paper = variant == "paper"
         edge = 0 if paper else 2                           # removed by the first convolution
-        require_size(n_bins, n_frames, min_bins=2 + edge, min_frames=8 + edge)
+        require_size(n_bins, n_frames, n_classes, min_bins=2 + edge, min_frames=8 + edge)
         width, bias = (32, True) if paper else (16, False)
         first = nn.Conv2d(1, width, 3, padding="same" if paper else "valid", bias=bias)
         self.shallow = pooled(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (1, 4))

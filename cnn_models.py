@@ -1,7 +1,8 @@
 """Convolutional networks over frequency, over time, and over both, after Choi et al. [1]_.
 
-Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``. Kernels and pools are
-frequency × time. Three pools of 4 leave ``frames // 64`` frames; the last pool reduces them to one.
+Every network takes ``(batch, bins, frames)`` and gives logits ``(batch, classes)``; a ValueError says which argument is
+invalid, or that the input is too small. Kernels and pools are frequency × time. Three pools of 4 leave ``frames // 64``
+frames; the last pool reduces them to one.
 
 References
 ----------
@@ -15,6 +16,7 @@ References
    and data augmentation", PRICAI 2019, arXiv:1906.11620.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -23,11 +25,9 @@ from torch import nn
 # ---- building blocks, shared with crnn_models and bbnn_models ----------------------------------------------
 
 
-def conv_block(n_in, n_out, kernel, padding="same"):
+def conv_block(n_in, n_out, kernel, padding="same", kind=nn.Conv2d):
     """Conv → BatchNorm → ReLU: the basic block. The norm makes a bias of the convolution redundant."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
-    )
+    return nn.Sequential(kind(n_in, n_out, kernel, padding=padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 def pooled(block, pool):
@@ -38,15 +38,7 @@ def pooled(block, pool):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_.
-
-    Parameters
-    ----------
-    n_in, n_out : int
-        Channels in and out.
-    kernel : tuple of int
-        Height and width of the two convolutions, which keep the size of the map.
-    """
+    """Two convolutions beside a 1×1 convolution of the input, added, then ReLU [2]_, in the map's size."""
 
     def __init__(self, n_in, n_out, kernel):
         super().__init__()
@@ -70,29 +62,15 @@ class JoinedConv2d(nn.Conv2d):
         return sum(others, start=first)
 
 
-def joined_block(n_in, n_out, kernel):
-    """A basic block whose input is a tuple of maps, with `n_in` channels in total."""
-    return nn.Sequential(JoinedConv2d(n_in, n_out, kernel, padding="same", bias=False), nn.BatchNorm2d(n_out),
-                         nn.ReLU())
-
-
 class DenseBlock(nn.Module):
-    """Two basic blocks, each on all previous maps, and a 1×1 block that compresses them [3]_.
-
-    Parameters
-    ----------
-    n_in, n_out : int
-        Channels in and out.
-    kernel : tuple of int
-        Height and width of the first two convolutions, which keep the size of the map.
-    """
+    """Two basic blocks, each on all previous maps, and a 1×1 block that compresses them [3]_, in the map's size."""
 
     def __init__(self, n_in, n_out, kernel):
         super().__init__()
         both = n_in + n_out
         self.first = conv_block(n_in, n_out, kernel)
-        self.second = joined_block(both, both, kernel)
-        self.compress = joined_block(2 * both, n_out, 1)
+        self.second = conv_block(both, both, kernel, kind=JoinedConv2d)
+        self.compress = conv_block(2 * both, n_out, 1, kind=JoinedConv2d)
 
     def forward(self, x):                               # (batch, n_in, bins, frames)
         first = self.first(x)                           # (batch, n_out, bins, frames)
@@ -109,16 +87,16 @@ def dense_layers(*widths, dropouts=None):
     >>> len(dense_layers(256, 32, 8)), len(dense_layers(256, 32, 8, dropouts=1))    # only one Dropout
     (5, 4)
     """
-    if widths[-1] < 2:
-        raise ValueError(f"n_classes must be at least 2, not {widths[-1]}")
     layers = []
     for k, (n_in, n_out) in enumerate(pairwise(widths)):
         layers += [nn.Dropout(0.5)] * (dropouts is None or k < dropouts) + [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def require_size(n_bins, n_frames, min_bins, min_frames):
-    """Raise a ValueError if pooling would leave nothing of the input."""
+def require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=1):
+    """Raise a ValueError if pooling would leave nothing of the input, or there is nothing to choose from."""
+    if n_classes < 2:
+        raise ValueError(f"n_classes must be at least 2, not {n_classes}")
     if n_bins < min_bins or n_frames < min_frames:
         raise ValueError(f"input of {n_bins} bins x {n_frames} frames is too small: "
                          f"this network needs at least {min_bins} x {min_frames}")
@@ -150,10 +128,8 @@ class FrequencyCNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 1 bin, 64 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 1 bin and 64 frames or more, and number of genres.
     blocks : sequence of 4 str
         Kind of each convolution: "basic", "resnet" [2]_ or "densenet" [3]_ [4]_.
     last_pool : int, optional
@@ -161,11 +137,6 @@ class FrequencyCNN(nn.Module):
         last four of ten frames at 640 frames.
     dropouts : int, optional
         Number of dense layers, from the first, with a dropout of 0.5 before them; by default all.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or a block, `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -175,7 +146,7 @@ class FrequencyCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, blocks=("basic",) * 4, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=64)
         if len(blocks) != 4 or not set(blocks) <= set(BLOCKS):
             raise ValueError(f"blocks must be four of {', '.join(BLOCKS)}, not {blocks!r}")
         block1, block2, block3, block4 = (BLOCKS[name] for name in blocks)
@@ -200,17 +171,8 @@ class TemporalCNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 1 bin, 64 frames or more.
-    n_classes : int
-        Number of genres.
-    last_pool, dropouts
+    n_bins, n_frames, n_classes, last_pool, dropouts
         As in `FrequencyCNN`.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -220,7 +182,7 @@ class TemporalCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=1, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=1, min_frames=64)
         self.spectral = pooled(conv_block(1, 64, (n_bins, 5), padding=(0, 2)), (1, 4))    # "valid" in frequency
         self.temporal = nn.Sequential(
             pooled(conv_block(64, 128, (1, 5)), (1, 4)),     # 128 × 1 × frames / 16
@@ -236,9 +198,7 @@ class TemporalCNN(nn.Module):
 
 
 def square_heights(n_bins):
-    """Heights of the first three pools of SquareCNN, and the number of bins after them.
-
-    The third pool is 3 high with 24 bins or more, otherwise 2, so that a bin is left.
+    """Heights of the first three pools of SquareCNN, and the number of bins that they leave: one or more.
 
     >>> square_heights(12), square_heights(84), square_heights(128)
     (((2, 2, 2), 1), ((2, 2, 3), 7), ((2, 2, 3), 10))
@@ -266,16 +226,9 @@ class SquareCNN(nn.Module):
     ----------
     n_bins, n_frames : int
         Size of the input: 8 bins, 64 frames or more.
-    n_classes : int
-        Number of genres.
-    last_pool, dropouts
+    n_classes, last_pool, dropouts
         As in `FrequencyCNN`. If last_pool is given, the last pool covers 60 % of the bins left, rounded up, as
         in the original: 5 of 7 at 84 bins, 6 of 10 at 128. By default it covers all.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `last_pool` or `n_classes` is invalid.
 
     Examples
     --------
@@ -285,7 +238,7 @@ class SquareCNN(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, last_pool=None, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=8, min_frames=64)
+        require_size(n_bins, n_frames, n_classes, min_bins=8, min_frames=64)
         heights, bins = square_heights(n_bins)
         if last_pool is not None:
             bins = (6 * bins + 9) // 10                   # 1 of 1, 5 of 7, 6 of 10
@@ -324,7 +277,7 @@ def layer_table(model, n_bins, n_frames):
     """
     rows, hooks, training = [], [], model.training
 
-    def note(name, layer, output):
+    def note(name, layer, _, output):
         output = output[0] if isinstance(output, tuple) else output    # recurrent layers also return their state
         kernel = getattr(layer, "kernel_size", None)
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -334,7 +287,7 @@ def layer_table(model, n_bins, n_frames):
 
     for name, layer in model.named_modules():
         if not list(layer.children()):
-            hooks.append(layer.register_forward_hook(lambda layer, _, out, name=name: note(name, layer, out)))
+            hooks.append(layer.register_forward_hook(partial(note, name)))
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, n_bins, n_frames, device=next(model.parameters()).device))

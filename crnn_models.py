@@ -1,6 +1,7 @@
 """Convolutional recurrent networks: a recurrent layer after the convolutions, or parallel to them.
 
-Both take ``(batch, bins, frames)`` and give logits ``(batch, classes)``. Pools are frequency × time.
+Both take ``(batch, bins, frames)`` and give logits ``(batch, classes)``; a ValueError says which argument is invalid,
+or that the input is too small. Pools are frequency × time.
 
 References
 ----------
@@ -43,21 +44,14 @@ class SequentialCRNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 8 bins, 32 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 8 bins and 32 frames or more, and number of genres.
     rnn : {"lstm", "gru"}
         Kind of the recurrent layer, with 128 hidden values.
     bidirectional : bool
         Read the steps in both directions.
     dropouts : int, optional
         As in `FrequencyCNN`.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `rnn` or `n_classes` is invalid.
 
     Examples
     --------
@@ -67,7 +61,7 @@ class SequentialCRNN(nn.Module):
 
     def __init__(self, n_bins=84, n_frames=640, n_classes=8, rnn="lstm", bidirectional=False, dropouts=None):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=8, min_frames=32)
+        require_size(n_bins, n_frames, n_classes, min_bins=8, min_frames=32)
         heights, bins = square_heights(n_bins)
         if n_bins == 84:
             bins = 4                                # of 7, as in the original study
@@ -87,19 +81,12 @@ class ParallelCRNN(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 8 bins, 64 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 8 bins and 64 frames or more, and number of genres.
     rnn, bidirectional
         As in `SequentialCRNN`.
     last_pool, dropouts
         As in `SquareCNN`.
-
-    Raises
-    ------
-    ValueError
-        If the input is too small, or `rnn`, `last_pool` or `n_classes` is invalid.
 
     Notes
     -----

@@ -58,15 +58,9 @@ class FeatureDataset:
         (bins, frames).
     info : dict
         The cache's JSON: unit, parameters, versions.
-    hashes : dict of str to str
-        Of the arrays that learning/runs.py has read for a run's fingerprints.
-    copies : dict of int to FeatureDataset, or None
-        Semitones to training clips shifted by so much, once learning/pitch_copies.py has opened them.
-    tags : Tensor, shape (tracks, tags), or None
-        Of the training clips, if they are learned from, as `tag_models.training_tags` gives them.
     """
 
-    tags = None
+    tags = None         # or what `tag_models.training_tags` gives, if the network learns from them
 
     def __init__(self, data_dir, feature, scale="db", subset="small", features_dir=None, device="cpu", hold=None,
                  beside=1):
@@ -76,7 +70,8 @@ class FeatureDataset:
         features_dir = Path(features_dir or Path(data_dir) / "features")
         self.name, self.feature, self.scale = dataset_name(data_dir, subset), feature, scale
         self.data_dir, self.subset = data_dir, subset
-        self.device, self.features_dir, self.copies, self.hashes = torch.device(device), features_dir, None, {}
+        self.device, self.features_dir = torch.device(device), features_dir
+        self.copies, self.hashes = None, {}     # semitones to shifted copies; files that learning/runs.py has hashed
         index = load_index(features_dir)
         self.array, self.info = open_feature(features_dir, feature, len(index))
         self.shape = self.array.shape[1:]
@@ -132,10 +127,10 @@ class FeatureDataset:
                         for k in ("scale", "offset")]
 
     def __repr__(self):
+        shapes = ", ".join(f"{part.feature} {part.shape[0]} × {part.shape[1]}" for part in self.parts)
+        scale = f" ({self.scale})" if "power" in self.parts[0].info else ""
         counts = ", ".join(f"{len(self.rows[s]):,} {s}" for s in SPLITS)
-        scale = f" ({self.scale})" if "power" in self.info else ""
-        return (f"{self.name}: {self.feature} {self.shape[0]} × {self.shape[1]}{scale}, {len(self.genres)} "
-                f"genres, {counts}{remarks(self)}")
+        return f"{self.name}: {shapes}{scale}, {len(self.genres)} genres, {counts}{remarks(self)}"
 
     @property
     def parts(self):
@@ -143,15 +138,16 @@ class FeatureDataset:
         return [self]
 
     def is_held(self):
-        """Whether the values are where batches are wanted, not on a disk."""
-        return not isinstance(self.array, np.ndarray)
+        """Whether all values are where batches are wanted, not on a disk."""
+        return not any(isinstance(part.array, np.ndarray) for part in self.parts)
 
     def expect(self, rows):
         """Have the system read rows that are soon asked for, if they are on a disk, while other work goes on."""
-        if not self.is_held() and hasattr(os, "posix_fadvise"):
-            size = self.array[:1].nbytes
-            for row in rows.tolist():
-                os.posix_fadvise(self._file.fileno(), self.array.offset + row * size, size, os.POSIX_FADV_WILLNEED)
+        for part in self.parts:
+            if not part.is_held() and hasattr(os, "posix_fadvise"):
+                file, start, size = part._file.fileno(), part.array.offset, part.array[0].nbytes
+                for row in rows.tolist():
+                    os.posix_fadvise(file, start + row * size, size, os.POSIX_FADV_WILLNEED)
 
     def raw(self, rows):
         """Values of some rows in the feature's unit, without normalisation.
@@ -182,13 +178,9 @@ class FeatureDataset:
         x : Tensor, shape (batch, bins, frames), float32
         y : Tensor, shape (batch,), int64
         """
-        return self.normalised(self.raw(rows)), self.batch_labels(rows)
-
-    def batch_labels(self, rows):
-        """Labels of some rows: Tensor, shape (batch,), int64."""
         import torch
 
-        return self.labels[torch.as_tensor(rows, device=self.labels.device)]
+        return self.normalised(self.raw(rows)), self.labels[torch.as_tensor(rows, device=self.device)]
 
     def normalised(self, x):
         """Values in the feature's unit, normalised in their place as the last call of `normalise` says."""
@@ -233,8 +225,8 @@ class FeatureDataset:
         return self.mean.flatten().tolist(), self.std.flatten().tolist()
 
 
-class JointDataset:
-    """Several features of the same clips: as `FeatureDataset`, but a batch is a list of tensors.
+class JointDataset(FeatureDataset):
+    """Several features of the same clips: values, mean and deviation are lists, with one element for each feature.
 
     Parameters are those of `FeatureDataset`, with several names for `features`, and "db" the only scale.
 
@@ -243,12 +235,11 @@ class JointDataset:
     parts : list of FeatureDataset
     shape : tuple of list
         Bins of each feature, and frames of each.
-    mean, std : list of Tensor
-    feature, genres, tracks, labels, rows, class_weights, artists, name, device
-        As of a `FeatureDataset`.
+    info : dict of str to dict
+        Feature to its JSON.
     """
 
-    tags = None
+    parts = None        # an attribute here
 
     def __init__(self, data_dir, features, scale="db", subset="small", features_dir=None, device="cpu", hold=None):
         if len(set(features)) < 2 or len(set(features)) < len(features):
@@ -257,59 +248,28 @@ class JointDataset:
             raise DataError(f'features are joined as they are stored: scale "db", not {scale!r}')
         self.parts = [FeatureDataset(data_dir, name, "db", subset, features_dir, device, hold, len(features))
                       for name in features]
-        self.feature, self.scale, first = "+".join(features), scale, self.parts[0]
-        for what in ("name", "data_dir", "subset", "genres", "labels", "artists", "device", *SPLIT):
-            setattr(self, what, getattr(first, what))
+        self.feature, self.scale = "+".join(features), scale
         self.shape = tuple([part.shape[axis] for part in self.parts] for axis in (0, 1))
         self.info = {part.feature: part.info for part in self.parts}
-
-    def __repr__(self):
-        shapes = ", ".join(f"{part.feature} {part.shape[0]} × {part.shape[1]}" for part in self.parts)
-        return repr(self.parts[0]).replace(f"{self.parts[0].feature} {self.parts[0].shape[0]} × "
-                                           f"{self.parts[0].shape[1]}", shapes, 1)
+        for what in ("name", "data_dir", "subset", "genres", "labels", "artists", "device", *SPLIT):
+            setattr(self, what, getattr(self.parts[0], what))
 
     def use_split(self, split):
-        """As `FeatureDataset.use_split`, for all features."""
         for part in self.parts:
             part.use_split(split)
         for what in SPLIT:
             setattr(self, what, getattr(self.parts[0], what))
 
-    @property
-    def mean(self):
-        return [part.mean for part in self.parts]
-
-    @property
-    def std(self):
-        return [part.std for part in self.parts]
-
-    def is_held(self):
-        """Whether the values of all features are where batches are wanted."""
-        return all(part.is_held() for part in self.parts)
-
-    def expect(self, rows):
-        """As `FeatureDataset.expect`."""
-        for part in self.parts:
-            part.expect(rows)
-
     def raw(self, rows):
-        """Values of some rows in each feature's unit: list of Tensor, shape (len(rows), bins, frames)."""
         return [part.raw(rows) for part in self.parts]
 
-    def normalised(self, values):
-        """Values of each feature, normalised in their place."""
-        return [part.normalised(x) for part, x in zip(self.parts, values, strict=True)]
-
-    def batch(self, rows):
-        """Normalised values, a tensor for each feature, and labels of some rows."""
-        return self.normalised(self.raw(rows)), self.parts[0].batch_labels(rows)
+    def normalised(self, x):
+        return [part.normalised(values) for part, values in zip(self.parts, x, strict=True)]
 
     def normalise(self, mean=None, std=None, per="bin"):
-        """As `FeatureDataset.normalise`, with a list for each feature."""
-        count = len(self.parts)
-        both = [part.normalise(m, s, per) for part, m, s in
-                zip(self.parts, mean or [None] * count, std or [None] * count, strict=True)]
-        return [m for m, _ in both], [s for _, s in both]
+        nothing = [None] * len(self.parts)
+        given = zip(self.parts, mean or nothing, std or nothing, strict=True)
+        return tuple(map(list, zip(*(part.normalise(m, s, per) for part, m, s in given), strict=True)))
 
 
 def leaking_artists(dataset, splits=("validation", "test")):

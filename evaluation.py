@@ -10,6 +10,9 @@ varies when the same network is trained again.
 
 import numpy as np
 
+RESAMPLES = 10_000      # of the artists, for an interval
+FLIPS = 20_000          # of the signs, for a p-value
+
 
 def _check(labels, probabilities):
     """Both as arrays, scores as (seeds, clips, classes); a one-line ValueError if they do not fit."""
@@ -98,7 +101,7 @@ def _group_totals(values, groups):
     return np.bincount(group, values), np.bincount(group).astype(float)
 
 
-def bootstrap_interval(values, groups=None, n_resamples=10_000, seed=0):
+def bootstrap_interval(values, groups=None):
     """95 % percentile bootstrap interval of a mean over clips, resampling whole groups [1]_, [2]_.
 
     Parameters
@@ -108,8 +111,6 @@ def bootstrap_interval(values, groups=None, n_resamples=10_000, seed=0):
     groups : array, (clips,), optional
         Artist of each clip: artists are drawn with replacement, each with all its clips. By default clips are
         drawn, which gives too narrow an interval where an artist has several.
-    n_resamples : int
-    seed : int
 
     Returns
     -------
@@ -135,9 +136,9 @@ def bootstrap_interval(values, groups=None, n_resamples=10_000, seed=0):
     totals, sizes = _group_totals(values, groups)
     if len(sizes) == 1:
         return float("nan"), float("nan")
-    rng, means = np.random.default_rng(seed), np.empty(n_resamples)
+    rng, means = np.random.default_rng(0), np.empty(RESAMPLES)
     step = max(1, 2**18 // len(sizes))  # resamples at once: a few MiB, whatever the number of clips
-    for start in range(0, n_resamples, step):
+    for start in range(0, RESAMPLES, step):
         part = means[start:start + step]
         drawn = rng.integers(len(sizes), size=(len(part), len(sizes)))
         part[:] = totals[drawn].sum(1) / sizes[drawn].sum(1)
@@ -145,13 +146,13 @@ def bootstrap_interval(values, groups=None, n_resamples=10_000, seed=0):
     return float(low), float(high)
 
 
-def artist_flips(differences, groups=None, n_flips=20_000, seed=0):
+def artist_flips(differences, groups=None):
     """Two-sided permutation test of whether two models are right equally often on the same clips [1]_.
 
     If the models are equally good, exchanging their answers to all clips of one artist changes nothing on average.
     So the sign of each artist's sum is flipped at random, and the p-value is the share of flips whose total is at
-    least as large as the observed one. Without groups, and with one run of each, this is McNemar's test [2]_, which
-    takes clips of one artist to be independent.
+    least as large as the observed one. With 14 groups or fewer, all possible flips are counted instead. Without groups,
+    and with one run of each, this is McNemar's test [2]_, which takes clips of one artist to be independent.
 
     Parameters
     ----------
@@ -159,14 +160,11 @@ def artist_flips(differences, groups=None, n_flips=20_000, seed=0):
         Correctness of model a minus that of model b: each 0 or 1, or a mean over seeds.
     groups : array, (clips,), optional
         Artist of each clip; by default each clip is its own group.
-    n_flips : int
-        Number of random flips; with 14 groups or fewer, all possible flips are counted instead.
-    seed : int
 
     Returns
     -------
     p_value : float
-        At least 1 / (n_flips + 1) where flips are random.
+        At least 1 / (FLIPS + 1) where flips are random.
 
     References
     ----------
@@ -187,12 +185,12 @@ def artist_flips(differences, groups=None, n_flips=20_000, seed=0):
     if count <= 14:
         flips = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float((np.abs((1 - 2 * flips) @ totals) >= found).mean())
-    rng, as_large = np.random.default_rng(seed), 0
+    rng, as_large = np.random.default_rng(0), 0
     step = max(1, 2**20 // count)
-    for start in range(0, n_flips, step):
-        flips = rng.integers(2, size=(min(step, n_flips - start), count), dtype=np.int8)
+    for start in range(0, FLIPS, step):
+        flips = rng.integers(2, size=(min(step, FLIPS - start), count), dtype=np.int8)
         as_large += int((np.abs((1.0 - 2 * flips) @ totals) >= found).sum())
-    return (as_large + 1) / (n_flips + 1)
+    return (as_large + 1) / (FLIPS + 1)
 
 
 def holm(p_values):
@@ -264,6 +262,14 @@ def _spread(values):
     return _plain(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+def _genre(right, groups, auc):
+    """Figures of one genre's clips, None where it has none."""
+    recall, interval = np.nan, [np.nan, np.nan]
+    if right.size:
+        recall, interval = right.mean(), bootstrap_interval(right.mean(0), groups)
+    return {"clips": right.shape[1], "accuracy": _plain(recall), "interval": _plain(interval), "auc": _plain(auc)}
+
+
 def summarise(labels, probabilities, artists, genres):
     """All metrics of one model on one set of clips, ready for JSON.
 
@@ -305,14 +311,6 @@ def summarise(labels, probabilities, artists, genres):
     macro = [macro_auc(labels, s) for s in scores]
     present = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}     # of genres that have clips
     balanced, f1 = ([metric(labels, p, **present) for p in predictions] for metric in (recall_score, f1_score))
-    per_genre = {}
-    for k, genre in enumerate(genres):
-        own, recall, interval = labels == k, float("nan"), (float("nan"),) * 2
-        if own.any():
-            recall = right[:, own].mean()
-            interval = bootstrap_interval(right[:, own].mean(0), groups[own])
-        per_genre[genre] = {"clips": int(own.sum()), "accuracy": _plain(recall), "interval": _plain(interval),
-                            "auc": _plain(areas[:, k].mean())}
     return {
         "clips": len(labels), "artists": None if artists is None else len(np.unique(groups)), "seeds": len(scores),
         "accuracy": _plain(right.mean()), "accuracy_sd": _spread(right.mean(1)),
@@ -321,7 +319,8 @@ def summarise(labels, probabilities, artists, genres):
         "balanced_accuracy": _plain(np.mean(balanced)), "balanced_accuracy_sd": _spread(balanced),
         "macro_f1": _plain(np.mean(f1)), "macro_f1_sd": _spread(f1),
         "accuracy_per_seed": _plain(right.mean(1)), "macro_auc_per_seed": _plain(macro),
-        "genres": per_genre,
+        "genres": {genre: _genre(right[:, labels == k], groups[labels == k], areas[:, k].mean())
+                   for k, genre in enumerate(genres)},
         "confusion": sum(confusion_matrix(labels, p, labels=range(len(genres))) for p in predictions).tolist(),
     }
 

@@ -1,5 +1,8 @@
 """Beyond the study: a small residual network beside statistics of the clip, and several features in one network.
 
+Every network takes ``(batch, bins, frames)``, `Fusion` one for each feature, and gives logits ``(batch, classes)``; a
+ValueError says which argument is invalid, or that the input is too small.
+
 References
 ----------
 .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
@@ -29,11 +32,7 @@ class SpecMask(nn.Module):
     """SpecAugment as a layer [3]_: in training, mask two ranges of bins and two of frames of each clip.
 
     As a layer it can mask the input of one branch of a network only: statistics of a masked clip would be wrong.
-
-    Parameters
-    ----------
-    share : float, 0 to 1
-        Largest share of the bins, or frames, in one range. Masked values are set to zero, the mean.
+    A range has at most a `share` (0 to 1) of all bins, or frames; its values are set to zero, the mean.
     """
 
     def __init__(self, share):
@@ -67,10 +66,8 @@ class ResNet(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input: 16 bins, 16 frames or more.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, 16 bins and 16 frames or more, and number of genres.
     width : int
         Channels of the first stage; the last has eight times as many.
     blocks : sequence of 4 int
@@ -80,11 +77,6 @@ class ResNet(nn.Module):
     masked : float, 0 to 1
         The share of `SpecMask`.
 
-    Raises
-    ------
-    ValueError
-        If the input is too small, or there are fewer than two classes.
-
     Examples
     --------
     >>> ResNet(128, n_frames=128)(torch.zeros(2, 128, 128)).shape
@@ -93,9 +85,7 @@ class ResNet(nn.Module):
 
     def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125):
         super().__init__()
-        require_size(n_bins, n_frames, min_bins=16, min_frames=16)
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        require_size(n_bins, n_frames, n_classes, min_bins=16, min_frames=16)
         self.mask = SpecMask(masked)
         self.stem = nn.Sequential(conv_norm(1, width, 5, stride=2), nn.ReLU())
         stages, n_in = [], width
@@ -160,6 +150,14 @@ class ClipStatistics(nn.Module):
                               kurtosis.clamp(0, 20), change], 1)    # (batch, 8 (bins + coefficients))
 
 
+def summary(n_bins, n_frames):
+    """`ClipStatistics`, or the only frame of an embedding as it is; and the number of values."""
+    if n_frames == 1:
+        return nn.Flatten(), n_bins
+    statistics = ClipStatistics(n_bins)
+    return statistics, statistics.n_values
+
+
 def dense_layer(n_values, hidden):
     """One layer on statistics or an embedding, with batch norm and strong dropout."""
     return nn.Sequential(nn.BatchNorm1d(n_values, affine=False), nn.Dropout(0.2), nn.Linear(n_values, hidden),
@@ -173,19 +171,12 @@ class StatisticsResNet(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames, n_classes : int
-        As for `ResNet`.
-    width, blocks, dropout, masked
-        Arguments of the ResNet; with a width of 0 there is none.
+    n_bins, n_frames, n_classes, width, blocks, dropout, masked
+        As for `ResNet`; with a width of 0 there is none.
     hidden : int
         Units of the dense layer.
     hide : float, 0 to 0.5
         Probability that either branch is dropped for a clip in training.
-
-    Raises
-    ------
-    ValueError
-        As for `ResNet`.
 
     Examples
     --------
@@ -196,8 +187,7 @@ class StatisticsResNet(nn.Module):
     def __init__(self, n_bins, n_frames=640, n_classes=8, width=24, blocks=(1, 1, 1, 1), dropout=0.3, masked=0.125,
                  hidden=512, hide=0.25):
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, not {n_classes}")
+        require_size(n_bins, n_frames, n_classes)
         self.resnet = ResNet(n_bins, n_frames, n_classes, width, blocks, dropout, masked) if width else None
         self.statistics = ClipStatistics(n_bins)
         self.dense = nn.Sequential(dense_layer(self.statistics.n_values, hidden), nn.Linear(hidden, n_classes))
@@ -228,13 +218,12 @@ class Encoder(nn.Module):
 
     def __init__(self, n_bins, n_frames, width, hidden):
         super().__init__()
-        self.resnet, self.statistics = None, nn.Flatten()
-        if n_frames > 1:
-            self.statistics = ClipStatistics(n_bins)
+        self.statistics, n_values = summary(n_bins, n_frames)
+        self.resnet = None
         if n_frames > 1 and width:
             self.resnet = ResNet(n_bins, n_frames, 2, width)
             self.resnet.classify = nn.Identity()
-        self.dense = dense_layer(self.statistics.n_values if n_frames > 1 else n_bins, hidden)
+        self.dense = dense_layer(n_values, hidden)
         self.n_values = hidden + (0 if self.resnet is None else 16 * width)
 
     def forward(self, x):                                       # (batch, bins, frames)
@@ -247,10 +236,8 @@ class Dense(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input, which is flattened.
-    n_classes : int
-        Number of genres.
+    n_bins, n_frames, n_classes : int
+        Size of the input, which is flattened, and number of genres.
     hidden : int
         Units of the hidden layer.
 
@@ -274,9 +261,8 @@ class Linear(nn.Module):
 
     Parameters
     ----------
-    n_bins, n_frames : int
-        Size of the input; one with a single frame is an embedding.
-    n_classes : int
+    n_bins, n_frames, n_classes : int
+        Size of the input, where a single frame is an embedding, and number of genres.
 
     Examples
     --------
@@ -286,8 +272,7 @@ class Linear(nn.Module):
 
     def __init__(self, n_bins, n_frames=1, n_classes=8):
         super().__init__()
-        self.statistics = ClipStatistics(n_bins) if n_frames > 1 else nn.Flatten()
-        n_values = self.statistics.n_values if n_frames > 1 else n_bins
+        self.statistics, n_values = summary(n_bins, n_frames)
         self.scale = nn.BatchNorm1d(n_values, affine=False)
         self.classify = nn.Linear(n_values, n_classes)
 
@@ -310,11 +295,6 @@ class Fusion(nn.Module):
         Arguments of the encoders.
     hide : float
         Probability that a branch of a clip is dropped in training.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two features, or one is too small.
 
     Examples
     --------

@@ -32,10 +32,6 @@ MAP = 32        # the spectrogram decoder restores a clip's means over so many r
 def training_tags(dataset):
     """The sub-genres of the training clips, below FMA's top level: the genres to be learned are none of them.
 
-    Parameters
-    ----------
-    dataset : FeatureDataset
-
     Returns
     -------
     names : list of str
@@ -209,24 +205,10 @@ def upsample(n_in, n_out):
 
 
 def take_encoder(model, run_dir, data, unless):
-    """Set the encoder of an `EncoderClassifier` to that of a finished run.
+    """Set the encoder of an `EncoderClassifier` to that of a run, unless the training to come (`unless`) is finished.
 
-    Parameters
-    ----------
-    data : dict
-        Fingerprints of the data of the training to come; the run must have learned from the same clips.
-    unless : Path
-        The training to come. If it is finished, nothing is done.
-
-    Returns
-    -------
-    str
-        Hash of the run's weights: sixteen hexadecimal digits.
-
-    Raises
-    ------
-    DataError
-        If the run is not finished, or has other data.
+    A DataError says that the run is not finished, or that its `data` (fingerprints) are not those of the training to
+    come. Returns a hash of the run's weights: sixteen hexadecimal digits.
     """
     from safetensors.torch import load
 

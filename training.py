@@ -29,7 +29,6 @@ from bbnn_models import BBNN
 from cnn_models import FrequencyCNN, SquareCNN, TemporalCNN
 from crnn_models import ParallelCRNN, SequentialCRNN
 from dataset import JointDataset, leaking_artists, open_dataset
-from evaluation import bootstrap_interval, format_interval
 from learning import devices, runs
 from learning.augmentation import AUGMENTATIONS, Augmentation
 from learning.devices import choose_device, process_group, world
@@ -92,7 +91,7 @@ def as_config(settings):
 # ---------------------------------------------------------------- the loop
 
 
-def fit(model, dataset, settings, run_dir, progress=True):
+def fit(model, dataset, settings, run_dir, progress):
     """Train a network, keep the weights that are best on validation, and test these once.
 
     Parameters
@@ -104,8 +103,6 @@ def fit(model, dataset, settings, run_dir, progress=True):
     settings : Training
     run_dir : Path
         Gets what learning/runs.py lists. An interrupted run continues, a finished one is not repeated.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -122,8 +119,6 @@ def fit(model, dataset, settings, run_dir, progress=True):
     scaler = devices.gradient_scaler(settings.precision, dataset.device)
     history, best, saved = runs.load_state(run_dir, model, optimizer, mean, scaler), None, time.monotonic()
     tools = mean, StepGraph(dataset.device) if settings.graph else None, scaler
-    for group in optimizer.param_groups if settings.graph else ():
-        group["lr"] = group["lr"].to(dataset.device)        # a resumed run has read it to the CPU
     network = devices.join_processes(model) if size > 1 else model
     steps = count_steps(len(dataset.rows["training"]), settings.batch_size)
     with progress_bar(total=settings.epochs * steps, initial=len(history) * steps, unit="step", leave=False,
@@ -141,17 +136,23 @@ def fit(model, dataset, settings, run_dir, progress=True):
         if best:
             runs.save_weights(run_dir, best)
         runs.save_history(run_dir, history)
+    test_best(model, dataset, settings, run_dir)
+    return history
+
+
+def test_best(model, dataset, settings, run_dir):
+    """Write what the best weights say of validation and test, which finishes the run."""
+    rank, size = world()
     if size > 1:
-        dist.barrier()                                  # until the best weights are written
+        dist.barrier()                                      # until the best weights are written
     runs.load_weights(run_dir, model)
-    chosen = {split: predict(model, dataset, dataset.rows[split], settings.precision, settings.chunk)
-              for split in ("validation", "test")}
-    if not all(values.isfinite().all() for values in chosen.values()):
+    said = {split: predict(model, dataset, dataset.rows[split], settings.precision, settings.chunk)
+            for split in ("validation", "test")}
+    if not all(values.isfinite().all() for values in said.values()):
         raise DataError(f"{dataset.feature}.npy holds values that are not numbers in validation or test: make it again")
     if rank == 0:
-        runs.save_probabilities(run_dir, dataset, chosen)
+        runs.save_probabilities(run_dir, dataset, said)
         (run_dir / "state.pt").unlink(missing_ok=True)
-    return history
 
 
 def one_epoch(network, kept, dataset, optimizer, settings, epoch, bar, *tools):
@@ -188,6 +189,25 @@ def build(config):
     return MODELS[config["model"]["class"]](**config["model"]["args"])
 
 
+def new_network(row, dataset, settings):
+    """A row's network for clips of a dataset, with weights that the seed draws; and what config.json says of it."""
+    n_bins, n_frames = dataset.shape
+    args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
+            **({} if dataset.tags is None else {"n_tags": dataset.tags.shape[1]}), **row.get("args", {})}
+    network = {"class": row["model"], "args": args}
+    torch.manual_seed(settings.seed)
+    model = build({"model": network})
+    return model, network | {"fingerprint": runs.fingerprint(model)}
+
+
+def read_settings(name, row, given):
+    """The settings of a row, and those given in their place, as `Training`."""
+    try:
+        return Training(**{**row.get("training", {}), **(given or {})})
+    except TypeError as error:
+        raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
+
+
 def open_row(row, data_dir, subset=None, features_dir=None, device=None):
     """The dataset of a row of the study, with the parameters of `run`."""
     devices.keep_memory()
@@ -197,8 +217,7 @@ def open_row(row, data_dir, subset=None, features_dir=None, device=None):
 
 def check(name, settings, dataset, data_dir, fold):
     """Raise a DataError if these settings do not fit this data, device or number of processes."""
-    empty = [split for split in ("validation", "test") if not len(dataset.rows[split])]
-    if empty:
+    if empty := [split for split in ("validation", "test") if not len(dataset.rows[split])]:
         raise DataError(f"{data_dir}: no usable {empty[0]} clip: python fma.py says what is wrong with the folder")
     if settings.chunk and isinstance(dataset, JointDataset):
         raise DataError(f"{name}: chunk is for one feature alone: frames of several features differ in length")
@@ -214,16 +233,29 @@ def check(name, settings, dataset, data_dir, fold):
         raise DataError(f"batch_size {settings.batch_size} is less than two clips for each of {world()[1]} processes")
 
 
-def precision_of(run_dir, settings, model, dataset):
-    """Precision of a run: as chosen; for "auto" that in which it was begun, or what the device and network allow."""
-    begun = runs.load_config(run_dir)["training"] if (run_dir / "config.json").is_file() else {}
-    own = begun.get("precision", "float32") if begun else "auto"
-    if settings.precision == "auto" and runs.is_finished(run_dir):
-        return own
-    wanted = own if settings.precision == "auto" else settings.precision
+def settle(settings, run_dir, model, dataset):
+    """Resolve the precision "auto", and take over what a run that was begun may have otherwise: its own is as good."""
+    finished = runs.is_finished(run_dir)
+    begun = runs.load_config(run_dir)["training"] if finished or (run_dir / "config.json").is_file() else {}
+    if begun and settings.precision == "auto":
+        settings.precision = begun.get("precision", "float32")
+    if finished:                                            # neither changes what was learned
+        settings.graph, settings.watch_test = begun.get("graph", False), begun.get("watch_test", 0)
+        return
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
     clips = clips[..., : settings.chunk] if settings.chunk else clips
-    return devices.choose_precision(wanted, dataset.device, model, clips)
+    settings.precision = devices.choose_precision(settings.precision, dataset.device, model, clips)
+
+
+def describe(name, network, normalisation, dataset, settings):
+    """What config.json says of every run: all that is needed to rebuild the network and to feed it."""
+    device = dataset.device
+    config = {"experiment": name, "dataset": dataset.name, "model": network, "feature": dataset.feature,
+              "feature_parameters": dataset.info, "scale": dataset.scale,
+              "normalisation": normalisation, "genres": dataset.genres, "training": as_config(settings),
+              "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+              "processes": world()[1], "versions": runs.versions()}
+    return config | ({"pitch_shifts": pitch_shifts(dataset)} if settings.pitch_copies else {})
 
 
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
@@ -251,61 +283,30 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     run_dir : Path
     history : list of dict
     """
-    try:
-        settings = Training(**{**row.get("training", {}), **(settings or {})})
-    except TypeError as error:
-        raise DataError(f"{name}: {error}: the settings are {', '.join(f.name for f in fields(Training))}") from error
-    if dataset is None:
-        dataset = open_row(row, data_dir, subset, features_dir, device)
+    settings = read_settings(name, row, settings)
+    dataset = open_row(row, data_dir, subset, features_dir, device) if dataset is None else dataset
     folds = None if fold is None else take_fold(dataset, fold)
     dataset.tags = training_tags(dataset)[1] if row["model"] in LEARN_TAGS else None
     check(name, settings, dataset, data_dir, fold)
-    n_bins, n_frames = dataset.shape
-    args = {"n_bins": n_bins, "n_frames": settings.chunk or n_frames, "n_classes": len(dataset.genres),
-            **({} if dataset.tags is None else {"n_tags": dataset.tags.shape[1]}), **row.get("args", {})}
     mean, std = dataset.normalise(per=row.get("normalise", "bin"))
-    run_dir = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold)
-    torch.manual_seed(settings.seed)
     try:
-        model = build({"model": {"class": row["model"], "args": args}})
+        model, network = new_network(row, dataset, settings)
     except (TypeError, ValueError) as error:                # wrong arguments, or clips too short for it
         raise DataError(f"{name} on {data_dir}: {error}") from error
-    settings.precision = precision_of(run_dir, settings, model, dataset)
-    if runs.is_finished(run_dir):                           # neither changes what was learned
-        there = runs.load_config(run_dir)["training"]
-        settings.graph, settings.watch_test = there.get("graph", False), there.get("watch_test", 0)
-    device = dataset.device
-    config = {"experiment": name, "dataset": dataset.name,
-              "model": {"class": row["model"], "args": args, "fingerprint": runs.fingerprint(model)},
-              "feature": dataset.feature, "feature_parameters": dataset.info, "scale": dataset.scale,
-              "normalisation": {"mean": mean, "std": std}, "genres": dataset.genres, "training": as_config(settings),
-              "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-              "processes": world()[1], "versions": runs.versions()}
-    if settings.pitch_copies:
-        config["pitch_shifts"] = pitch_shifts(dataset)
+    run_dir, first = runs.run_folder(runs_dir, dataset.name, name, settings.seed, fold), world()[0] == 0
+    settle(settings, run_dir, model, dataset)
+    config = describe(name, network, {"mean": mean, "std": std}, dataset, settings)
     config |= {"data": runs.data_fingerprints(dataset, "fold" if folds else "split"), "commit": runs.commit(),
                "threads": torch.get_num_threads()} | ({"fold": fold, "folds": folds} if folds else {})
     if "start" in row:
         begun = runs.run_folder(runs_dir, dataset.name, row["start"], settings.seed, fold)
         config["start"] = take_encoder(model, begun, config["data"], run_dir)
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
-    if progress and world()[0] == 0:
+    if progress and first:
         call_out_leaks(dataset)
-    with runs.lock(run_dir, write=world()[0] == 0):
-        runs.start_run(run_dir, config, write=world()[0] == 0)
+    with runs.lock(run_dir, write=first):
+        runs.start_run(run_dir, config, write=first)
         return run_dir, fit(model, dataset, settings, run_dir, progress)
-
-
-def report(run_dir):
-    """Summarise a run in one line: the chosen epoch, and the test accuracy of its weights."""
-    history, test = runs.load_history(run_dir), runs.load_probabilities(run_dir)
-    best, right = runs.selected(history), test["probabilities"].argmax(1) == test["labels"]
-    interval = format_interval(bootstrap_interval(right, runs.known_artists(test)))
-    skipped = sum(epoch.get("skipped_steps", 0) for epoch in history)
-    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
-            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
-            f"(95 % interval {interval}, {len(right)} clips)"
-            + (f"; {skipped} steps overflowed in float16 and were skipped" if skipped else ""))
 
 
 def true_or_false(text):
@@ -342,7 +343,7 @@ def main(argv=None):
         run_dir, _ = run(args.experiment, find_row(args.experiment), find_data(args.data_dir), given_settings(args),
                          args.runs_dir, args.subset, args.features_dir, args.device, fold=args.fold)
         if world()[0] == 0:
-            print(report(run_dir))
+            print(runs.report(run_dir))
 
 
 if __name__ == "__main__":

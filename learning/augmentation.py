@@ -34,9 +34,8 @@ class Augmentation:
     roll: bool = False              # each clip begins at a frame drawn at random, its beginning after its end
     chunk: int = 0                  # frames of a chunk of each clip, from a random place on; 0: the whole clip
     shift_bins: int = 0             # up or down by so many bins at most: semitones of a CQT
-    gain_db: float = 0.0            # louder or softer by so many dB at most, for features stored in dB
-    equaliser_db: float = 0.0       # as by an equaliser whose bands are up or down by so many dB at most
-    low_pass: float = 0.0           # share of the clips that lose all above a random bin, as dull recordings do
+    equaliser_db: float = 0.0       # as by an equaliser whose bands are up or down by so many dB at most (if in dB)
+    low_pass: float = 0.0           # share of the clips that lose all above a random bin, as dull recordings (if in dB)
     mix_style: float = 0.0          # half of the clips take on part of another's sound, by a Beta(mix_style, mix_style)
     mask_bins: int = 0              # SpecAugment: two masks, each of so many bins at most, and a quarter of all
     mask_frames: int = 0            # SpecAugment: two masks, each of so many frames at most, and a quarter of all
@@ -59,9 +58,9 @@ DYNAMIC_RANGE_DB = 80.0             # of mel128: no value of a clip is further b
 AUGMENTATIONS = tuple(Augmentation.__dataclass_fields__)
 
 
-def random_integers(low, high, count, generator, device=None):
-    """Integers from low to high, both included: Tensor (count,), on the generator's device."""
-    return torch.randint(low, high + 1, (count,), generator=generator, device=device or generator.device)
+def random_integers(low, high, x, generator):
+    """An integer from low to high, both included, for each clip: Tensor (batch,)."""
+    return torch.randint(low, high + 1, (len(x),), generator=generator, device=x.device)
 
 
 def uniform(shape, generator):
@@ -69,12 +68,16 @@ def uniform(shape, generator):
     return 2 * torch.rand(shape, generator=generator, device=generator.device) - 1
 
 
-def beta_shares(alpha, count, generator):
-    """The larger part of a whole divided by a Beta(alpha, alpha), 0.5 to 1: Tensor (count,)."""
-    parameter = torch.full((count,), float(alpha), device=generator.device)
+def partners(x, alpha, generator):
+    """Another clip of the batch for each, and the larger part of a whole divided by a Beta(alpha, alpha): two (batch,).
+
+    The larger part, 0.5 to 1, is the clip's own.
+    """
+    parameter = torch.full((len(x),), float(alpha), device=x.device)
     a, b = (torch._standard_gamma(parameter, generator) for _ in range(2))
     share = a / (a + b).clamp(min=1e-30)
-    return torch.maximum(share, 1 - share)
+    other = torch.randperm(len(x), generator=generator, device=x.device)
+    return other, torch.maximum(share, 1 - share)
 
 
 # ---- time ------------------------------------------------------------------------------------------------------
@@ -82,14 +85,13 @@ def beta_shares(alpha, count, generator):
 
 def roll(x, generator):
     """Start each clip at a random frame; the part before it moves to the end."""
-    start = random_integers(0, x.shape[2] - 1, len(x), generator)
-    return _frames_from(x, start, x.shape[2])
+    return _frames_from(x, random_integers(0, x.shape[2] - 1, x, generator), x.shape[2])
 
 
 def random_chunks(x, frames, generator):
     """A chunk of each clip, from a random frame on: Tensor (batch, bins, frames)."""
     _check_chunk(x, frames)
-    return _frames_from(x, random_integers(0, x.shape[2] - frames, len(x), generator), frames)
+    return _frames_from(x, random_integers(0, x.shape[2] - frames, x, generator), frames)
 
 
 def _frames_from(x, start, frames):
@@ -135,14 +137,9 @@ def shift_bins(x, most, generator):
 
     A bin of the CQT is a semitone, so this is a change of pitch. On a mel scale it is one only roughly.
     """
-    steps = random_integers(-most, most, len(x), generator)
+    steps = random_integers(-most, most, x, generator)
     places = (torch.arange(x.shape[1], device=x.device) - steps[:, None]).clamp(0, x.shape[1] - 1)
     return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
-
-
-def gain(x, most, generator):
-    """Make each clip louder or softer by up to `most` dB."""
-    return x + most * uniform((len(x), 1, 1), generator)
 
 
 def equalise(x, most, generator):
@@ -153,16 +150,9 @@ def equalise(x, most, generator):
 
 
 def low_pass(x, share, generator):
-    """Silence what lies above a random bin in a share of the clips, as a low sample rate or bit rate does.
-
-    Parameters
-    ----------
-    x : Tensor
-        In dB.
-    share : float, 0 to 1
-    """
+    """Silence what lies above a random bin in a share of the clips, 0 to 1, as a low sample rate or bit rate does."""
     bins = x.shape[1]
-    last = random_integers(round(LOWEST * bins), bins - 1, len(x), generator)
+    last = random_integers(round(LOWEST * bins), bins - 1, x, generator)
     last = torch.where(uniform(len(x), generator) < 2 * share - 1, last, bins)
     heard = torch.arange(bins, device=x.device) <= last[:, None]
     silence = x.amax((1, 2), keepdim=True) - DYNAMIC_RANGE_DB
@@ -170,18 +160,13 @@ def low_pass(x, share, generator):
 
 
 def mix_style(x, alpha, generator):
-    """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin [4]_.
+    """Freq-MixStyle: give half of the clips part of another's mean and deviation in each bin, as `partners` says [4]_.
 
     The level of each bin over time depends largely on recording and mastering; the course of the bin, which stays,
     depends on the music.
-
-    Parameters
-    ----------
-    alpha : float
-        Shares come from Beta(alpha, alpha); the larger one is the clip's own.
     """
-    share = beta_shares(alpha, len(x), generator)[:, None, None]
-    other = torch.randperm(len(x), generator=generator, device=x.device)
+    other, share = partners(x, alpha, generator)
+    share = share[:, None, None]
     mixed = uniform((len(x), 1, 1), generator) < 0
     std, mean = torch.std_mean(x, 2, correction=0, keepdim=True)
     course = (x - mean) / std.clamp(min=1e-6)
@@ -201,14 +186,14 @@ def mask(x, most, dim, generator, fill=0.0):
     size, hidden = x.shape[dim], torch.zeros(len(x), x.shape[dim], dtype=torch.bool, device=x.device)
     places = torch.arange(size, device=x.device)
     for _ in range(2):
-        width = random_integers(0, min(most, size), len(x), generator, x.device)
+        width = random_integers(0, min(most, size), x, generator)
         start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
         hidden |= (places >= start[:, None]) & (places < (start + width)[:, None])
     return torch.where(hidden.unsqueeze(3 - dim), fill, x)
 
 
 def mixup(parts, targets, alpha, generator):
-    """Mix each clip with another of the batch, and their labels in the same shares [2]_.
+    """Mix each clip with another of the batch, and their labels in the same shares [2]_; returns both.
 
     Parameters
     ----------
@@ -218,15 +203,8 @@ def mixup(parts, targets, alpha, generator):
         Probabilities.
     alpha : float
         Shares come from Beta(alpha, alpha); the larger one is the clip's own.
-
-    Returns
-    -------
-    parts : list of Tensor
-    targets : Tensor
-        As they were given, mixed.
     """
-    share = beta_shares(alpha, len(targets), generator)
-    other = torch.randperm(len(targets), generator=generator, device=targets.device)
+    other, share = partners(targets, alpha, generator)
     parts = [torch.lerp(x[other], x, share[:, None, None]) for x in parts]
     return parts, torch.lerp(targets[other], targets, share[:, None])
 
@@ -234,70 +212,45 @@ def mixup(parts, targets, alpha, generator):
 # ---- all together -------------------------------------------------------------------------------------------------
 
 
-def alter(x, settings, generator, fill=0.0, in_db=True):
-    """Apply the augmentations of single clips: all but pitch-shifted copies and mixup.
-
-    Parameters
-    ----------
-    x : Tensor, shape (batch, bins, frames)
-        In the feature's unit, before normalisation. Clips of one frame, such as embeddings, are returned unchanged.
-    settings : Augmentation
-    generator : torch.Generator
-        On the device of `x`; the same one gives the same batch.
-    fill : Tensor, shape (bins, 1), or float
-        What masks put in, see `mask`.
-    in_db : bool
-        Whether values are decibels; gain, equaliser and low pass are skipped for others.
-
-    Returns
-    -------
-    Tensor, shape (batch, bins, chunk or frames)
-    """
+def alter(x, settings, generator, fill, in_db):
+    """Apply the augmentations of single clips to one feature; one of a single frame, an embedding, is left as it is."""
     if x.shape[2] == 1:
         return x
     if settings.roll:
         x = roll(x, generator)
-    if settings.chunk:
-        x = random_chunks(x, settings.chunk, generator)
-    if settings.shift_bins:
-        x = shift_bins(x, settings.shift_bins, generator)
-    if settings.gain_db and in_db:
-        x = gain(x, settings.gain_db, generator)
-    if settings.equaliser_db and in_db:
-        x = equalise(x, settings.equaliser_db, generator)
-    if settings.low_pass and in_db:
-        x = low_pass(x, settings.low_pass, generator)
-    if settings.mix_style:
-        x = mix_style(x, settings.mix_style, generator)
+    for change, amount in ((random_chunks, settings.chunk), (shift_bins, settings.shift_bins),
+                           (equalise, in_db and settings.equaliser_db), (low_pass, in_db and settings.low_pass),
+                           (mix_style, settings.mix_style)):
+        if amount:
+            x = change(x, amount, generator)
     for dim, most in ((1, settings.mask_bins), (2, settings.mask_frames)):
         if most:
             x = mask(x, min(most, x.shape[dim] // 4), dim, generator, fill)      # most of it stays visible
     return x
 
 
-def augment(parts, targets, settings, generator, fills, in_db=None):
-    """Augment a batch of training clips: `alter` each feature, then `mixup` all in the same shares.
-
-    Each of several features draws its own changes.
+def augment(parts, targets, settings, generator, fills, in_db):
+    """Augment a batch of training clips: each feature draws its own changes, then `mixup` mixes all in the same shares.
 
     Parameters
     ----------
     parts : list of Tensor, shape (batch, bins, frames)
-        The features of the clips, one or several.
+        The features of the clips, one or several, in their unit, before normalisation.
     targets : Tensor, shape (batch, classes)
         Label probabilities.
     settings : Augmentation
+        Its pitch-shifted copies are drawn before, by learning/pitch_copies.py.
     generator : torch.Generator
+        On the device of the clips; the same one gives the same batch.
     fills : list of Tensor, shape (bins, 1)
         For each feature what masks put in.
-    in_db : list of bool, optional
-        For each feature whether its values are decibels; by default all are.
+    in_db : list of bool
+        For each feature whether its values are decibels: equaliser and low pass are skipped for others.
 
     Returns
     -------
-    parts : list of Tensor
+    parts : list of Tensor, shape (batch, bins, chunk or frames)
     targets : Tensor
     """
-    parts = [alter(x, settings, generator, fill, decibels)
-             for x, fill, decibels in zip(parts, fills, in_db or [True] * len(parts), strict=True)]
+    parts = [alter(x, settings, generator, *how) for x, *how in zip(parts, fills, in_db, strict=True)]
     return mixup(parts, targets, settings.mixup, generator) if settings.mixup else (parts, targets)

@@ -31,10 +31,7 @@ def keep_memory():
 def process_group(device):
     """Connect the processes that torchrun started, for as long as the context lasts; a single process needs no group.
 
-    Raises
-    ------
-    DataError
-        In the remaining processes, if another one dies.
+    If one dies, the others get a DataError.
     """
     if world()[1] == 1:
         yield
@@ -122,22 +119,18 @@ def choose_precision(precision, device, model=None, clips=None):
     DataError
         If the device cannot train this network in the named precision.
     """
-    if precision != "auto":
-        reason = failure(model, clips, precision, device) if model else ""
-        if reason:
-            other, network = choose_precision("auto", device, model, clips), type(model).__name__
-            raise DataError(f"{network} cannot be trained in {precision} on this {device.type} ({reason}): pass "
-                            f"--precision {other}")
-        return precision
-    for fast in fast_precisions(device):
-        if model is None or not failure(model, clips, fast, device):
-            return fast
-    return "float32"
+    if precision == "auto":
+        return next((fast for fast in fast_precisions(device) if not failure(model, clips, fast, device)), "float32")
+    if reason := failure(model, clips, precision, device):
+        other, network = choose_precision("auto", device, model, clips), type(model).__name__
+        raise DataError(f"{network} cannot be trained in {precision} on this {device.type} ({reason}): pass "
+                        f"--precision {other}")
+    return precision
 
 
 def failure(model, clips, precision, device):
     """Why a network cannot make a step in a precision, in a line; empty if it can. The network stays as it was."""
-    if precision == "float32":
+    if precision == "float32" or model is None:
         return ""
     twin = deepcopy(model).to(device, memory_format=torch.channels_last).train()
     try:

@@ -60,18 +60,17 @@ def load_folds(data_dir, subset, tracks):
         if len(absent):
             raise DataError(f"{path} lacks {len(absent)} tracks of tracks.csv ({some(absent)}): delete it, and folds "
                             "are drawn anew")
-    numbers = pd.to_numeric(values, errors="coerce")
-    wrong = values[values.notna() & ~((numbers >= -1) & (numbers < 1000) & (numbers % 1 == 0))]
-    folds = numbers.fillna(-1).to_numpy() if len(wrong) else numbers.fillna(-1).to_numpy(int)
-    there = np.unique(folds[folds >= 0])
-    if len(wrong) or len(there) < 3 or len(there) != there[-1] + 1:
-        raise DataError(f"{path} has {some(wrong.unique() if len(wrong) else there) or 'nothing'} as folds: they are "
-                        "0, 1, 2 and so on, three at least and none left out")
-    return folds
+    folds = pd.to_numeric(values, errors="coerce")
+    wrong = values[values.notna() & ~folds.isin(range(-1, 1000))].unique()
+    there = [] if len(wrong) else sorted(set(folds[folds >= 0].astype(int)))
+    if len(there) < 3 or there[-1] >= len(there):
+        raise DataError(f"{path} has {some(wrong) or some(there) or 'nothing'} as folds: they are 0, 1, 2 and so on, "
+                        "three at least and none left out")
+    return folds.fillna(-1).to_numpy(int)
 
 
 def draw_folds(tracks):
-    """`FOLDS` folds with whole artists in each, and as near as possible the same share of every genre [1]_.
+    """`FOLDS` folds with whole artists in each and nearly the same share of every genre, by StratifiedGroupKFold.
 
     Parameters
     ----------
@@ -81,10 +80,6 @@ def draw_folds(tracks):
     Returns
     -------
     folds : Series of int, indexed by track_id
-
-    References
-    ----------
-    .. [1] scikit-learn's StratifiedGroupKFold.
     """
     import pandas as pd
     from sklearn.model_selection import StratifiedGroupKFold
@@ -119,16 +114,7 @@ def _read_folds(path):
 def take_fold(dataset, fold):
     """Let a fold be the test of a dataset, the next one its validation, and the others its training.
 
-    Parameters
-    ----------
-    dataset : FeatureDataset, JointDataset or Statistics
-        Its rows and ``tracks`` change. What was normalised before is to be normalised again.
-    fold : int
-
-    Returns
-    -------
-    count : int
-        How many folds there are.
+    The dataset's rows and ``tracks`` change, and its normalisation is to be fitted again. Returns the number of folds.
     """
     folds = load_folds(dataset.data_dir, dataset.subset, dataset.tracks)
     count = int(folds.max()) + 1
@@ -147,11 +133,6 @@ def call_out_leaks(dataset):
     if leaks:
         print(f"warning: {len(leaks)} artists are in training and in validation or test ({some(leaks)}): "
               "a network that recognises the artist will seem to recognise the genre.", file=sys.stderr)
-
-
-def leak_warning(count):
-    """The line that calls out a split by clip instead of by artist."""
-    return f"warning: {count} artists are in training and in test"
 
 
 def leave_test_out(data_dir, folder):

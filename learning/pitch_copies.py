@@ -9,30 +9,15 @@ the bins of the spectrogram.
 
 from copy import copy
 
-import numpy as np
-
 from audio.cache import SEMITONES, copy_name, open_feature
-from dataset import JointDataset
 from fma import DataError
 
 
 def pitch_shifts(dataset):
-    """Semitones by which a clip can be shifted: those of which the cache has copies.
+    """Semitones by which a clip can be shifted, rising: those of which the cache has copies, of each feature.
 
-    Parameters
-    ----------
-    dataset : FeatureDataset or JointDataset
-        Its copies are opened on first use.
-
-    Returns
-    -------
-    list of int
-        Rising; of several features, the shifts that each has.
-
-    Raises
-    ------
-    DataError
-        If there is none, or a copy is damaged, of another shape or without a training clip.
+    The copies are opened on first use. A DataError says that there is none, or that one is damaged, of another shape or
+    without a training clip.
     """
     common, parts = set(SEMITONES), dataset.parts
     for part in parts:
@@ -53,21 +38,14 @@ def clips_or_copies(dataset, rows, generator):
 
     Parameters
     ----------
-    dataset : FeatureDataset or JointDataset
     rows : Tensor, shape (batch,)
         Of training clips: others have no copies.
     generator : torch.Generator
-        On the dataset's device.
 
     Returns
     -------
     x : Tensor, shape (batch, bins, frames), or list of them
         As ``dataset.raw`` gives them, in the feature's unit. A clip is shifted alike in all features.
-
-    Raises
-    ------
-    DataError
-        As `pitch_shifts`.
     """
     import torch
 
@@ -80,17 +58,15 @@ def clips_or_copies(dataset, rows, generator):
             chosen = drawn == k
             x[chosen] = (part.copies[semitones] if semitones else part).raw(rows[chosen])
         values.append(x)
-    return values if isinstance(dataset, JointDataset) else values[0]
+    return values if len(values) > 1 else values[0]
 
 
 def _open_copies(part):
     """Data sets that differ from this one in the array, by semitones. They are held in memory where it is."""
-    names = {semitones: copy_name(part.feature, semitones) for semitones in SEMITONES}
-    names = {semitones: name for semitones, name in names.items() if (part.features_dir / f"{name}.npy").is_file()}
-    hold = False if isinstance(part.array, np.ndarray) else None
+    there = [k for k in SEMITONES if (part.features_dir / f"{copy_name(part.feature, k)}.npy").is_file()]
     found = {}
-    for semitones, name in names.items():
-        twin = found[semitones] = copy(part)
+    for semitones in there:
+        name, twin = copy_name(part.feature, semitones), copy(part)
         twin.array, twin.info = open_feature(part.features_dir, name, len(part.tracks))
         remedy = f"delete {part.features_dir / name}.* and run features.py --pitch-shift again"
         if twin.array.shape[1:] != part.shape:
@@ -100,5 +76,6 @@ def _open_copies(part):
             if not twin.array[row].any() and part.array[row].any():
                 raise DataError(f"{part.features_dir / name}.npy has nothing of training track "
                                 f"{part.tracks.index[row]}, as if made for other splits: {remedy}")
-        twin.prepare(name, hold, 1 + len(names))
+        twin.prepare(name, None if part.is_held() else False, 1 + len(there))
+        found[semitones] = twin
     return found

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from audio.cache import copy_name, save_text, save_whole
+from evaluation import bootstrap_interval, format_interval
 from fma import DataError
 
 WATCHED = ("model", "feature", "feature_parameters", "scale", "normalisation", "genres", "training", "pitch_shifts",
@@ -69,18 +70,9 @@ def fingerprint(model):
 def data_fingerprints(dataset, split="split"):
     """Hash the data of a run: sixteen hexadecimal digits for each file.
 
-    Parameters
-    ----------
-    dataset : FeatureDataset or JointDataset
-    split : {"split", "fold"}
-        The column of the tracks that says which clips are tested.
-
-    Returns
-    -------
-    dict of str to str
-        ``tracks.csv``, its genres, splits or folds, and artists; ``index.csv``; and each array that
-        is read, pitch-shifted copies included if they are open; ``tags``, if a network learns from them. Every byte
-        counts, 0.1 s for FMA-small's 131 MB of mel128; later runs on the same dataset do not read the files again.
+    These are ``tracks.csv``, its genres, artists, and splits or folds (the column `split`); ``index.csv``; each array
+    that is read, with its pitch-shifted copies if they are open; and ``tags``, if a network learns from them. Every
+    byte counts, 0.1 s for FMA-small's 131 MB of mel128; later runs on the same dataset do not read the files again.
     """
     used = dataset.tracks[["genre", split]].assign(artist=dataset.artists).sort_index()
     found = {name: hashlib.sha256(table.to_csv(lineterminator="\n").encode()).hexdigest()[:16]
@@ -98,19 +90,9 @@ def data_fingerprints(dataset, split="split"):
 
 @contextmanager
 def lock(run_dir, write=True):
-    """Keep a second process from training the same run; the lock ends with the process that holds it.
+    """Keep a second process from training the same run, with a DataError; the lock ends with its process.
 
-    Parameters
-    ----------
-    run_dir : Path
-        Made if it is not there. A finished run is only read and not locked.
-    write : bool
-        True in the first of the processes that share a training: it locks for all of them.
-
-    Raises
-    ------
-    DataError
-        If another process trains this run.
+    Of the processes that share a training the first locks (`write`). A finished run is only read, and not locked.
     """
     if not write or is_finished(run_dir):
         yield
@@ -136,41 +118,31 @@ def lock(run_dir, write=True):
 
 
 def start_run(run_dir, config, write=True):
-    """Make the folder of a run and its config.json, or check that a run that was started there is the same.
-
-    Raises
-    ------
-    DataError
-        If the run there has another network, feature, cache or setting.
-    """
+    """Make the folder of a run and its config.json; a DataError if another network, feature, ... was begun there."""
     path, config = run_dir / "config.json", json.loads(json.dumps(config))
-    if path.is_file():
-        there = load_config(run_dir)
-        for part in WATCHED:
-            if part == "data" and part not in there:        # started before data were hashed
-                continue
-            if part == "normalisation" and same_numbers(there.get(part), config[part]):
-                continue
-            if part == "model" and _same_model(there, config):
-                continue
-            if there.get(part) != config.get(part):
-                both = isinstance(config.get(part), dict) and isinstance(there.get(part), dict)
-                keys = [k for k in config[part] if there[part].get(k) != config[part][k]] if both else []
-                what = f"{part} ({', '.join(keys)})" if keys else part
-                raise DataError(f"{run_dir} was begun with {'other' if part == 'data' else 'another'} {what}: "
-                                "delete it or pass another --runs-dir")
-    elif write:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_text(path, json.dumps(config, indent=1))
+    if not path.is_file():
+        if write:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            save_text(path, json.dumps(config, indent=1))
+        return
+    there = load_config(run_dir)
+    for part in WATCHED:
+        old, new = there.get(part), config.get(part)
+        if (old == new or (part == "data" and part not in there)        # started before data were hashed
+                or (part == "normalisation" and same_numbers(old, new))
+                or (part == "model" and _same_model(there, config))):
+            continue
+        keys = [k for k in new if old.get(k) != new[k]] if isinstance(old, dict) and isinstance(new, dict) else []
+        what = f"{part} ({', '.join(keys)})" if keys else part
+        raise DataError(f"{run_dir} was begun with {'other' if part == 'data' else 'another'} {what}: "
+                        "delete it or pass another --runs-dir")
 
 
 def _same_model(there, config):
     """Whether two configs have one network, whose fingerprint differs only because another torch prints its layers."""
-    def named(one):
-        return {key: value for key, value in one["model"].items() if key != "fingerprint"}
-
-    versions = [one.get("versions", {}).get("torch") for one in (there, config)]
-    return versions[0] != versions[1] and named(there) == named(config)
+    old, new = ({**one["model"], "fingerprint": None} for one in (there, config))
+    before, now = (one.get("versions", {}).get("torch") for one in (there, config))
+    return old == new and before != now
 
 
 def same_numbers(a, b):
@@ -192,13 +164,16 @@ def save_state(run_dir, model, optimizer, history, mean=None, scaler=None):
     """Write what an interrupted run needs to continue after this epoch, with the mean of its weights and its scaler."""
     import torch  # here, as in load_state: reading results needs no torch
 
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    if mean:
-        state["mean"] = mean.state_dict()
-    if scaler and scaler.is_enabled():
-        state["scaler"] = scaler.state_dict()
+    state = {name: part.state_dict() for name, part in _stateful(model, optimizer, mean, scaler).items()}
     save_history(run_dir, history)
-    save_whole(run_dir / "state.pt", lambda path: torch.save(state, path))
+    save_whole(run_dir / "state.pt", lambda path: torch.save(state | {"history": history}, path))
+
+
+def _stateful(model, optimizer, mean, scaler):
+    """The parts of a training that state.pt holds."""
+    parts = {"model": model, "optimizer": optimizer, "mean": mean,
+             "scaler": scaler if scaler and scaler.is_enabled() else None}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def save_history(run_dir, history):
@@ -209,10 +184,7 @@ def save_history(run_dir, history):
 def load_state(run_dir, model, optimizer, mean=None, scaler=None):
     """Set model, optimizer, mean of the weights and scaler to the last saved epoch of an interrupted run.
 
-    Returns
-    -------
-    history : list of dict
-        Of the epochs so far; empty if there is no such run.
+    Returns its history, a list of dict for each epoch so far: empty if there is no such run.
     """
     path = run_dir / "state.pt"
     if not path.is_file():
@@ -220,13 +192,9 @@ def load_state(run_dir, model, optimizer, mean=None, scaler=None):
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # the two below copy to where they are
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if mean:
-            mean.load_state_dict(state["mean"])
-        if scaler and scaler.is_enabled():
-            scaler.load_state_dict(state["scaler"])
+        state = torch.load(path, map_location="cpu", weights_only=True)  # parts copy it to where they are
+        for name, part in _stateful(model, optimizer, mean, scaler).items():
+            part.load_state_dict(state[name])
         return state["history"]
     except Exception as error:      # torch raises half a dozen kinds for a damaged file
         raise DataError(f"{path} is damaged or of another network: delete {run_dir} to start again") from error
@@ -289,10 +257,7 @@ def selected(history):
 def save_probabilities(run_dir, dataset, probabilities):
     """Write probabilities.npz: all that evaluation needs, and the mark of a finished run.
 
-    Parameters
-    ----------
-    probabilities : dict of str to Tensor, shape (clips, classes)
-        For "validation" and "test", in the order of ``dataset.rows``.
+    `probabilities` are a Tensor (clips, classes) for each split, in the order of ``dataset.rows``.
     """
     arrays = {"genres": np.array(dataset.genres)}
     for split, values in probabilities.items():
@@ -343,3 +308,15 @@ def known_artists(said):
     alone = [artist in (str(track), f"track {track}")           # as `fma.artists_of` writes them
              for artist, track in zip(said["artists"].tolist(), said["tracks"].tolist(), strict=True)]
     return None if all(alone) else said["artists"]
+
+
+def report(run_dir):
+    """Summarise a run in one line: the chosen epoch, and the test accuracy of its weights."""
+    history, test = load_history(run_dir), load_probabilities(run_dir)
+    best, right = selected(history), test["probabilities"].argmax(1) == test["labels"]
+    interval = format_interval(bootstrap_interval(right, known_artists(test)))
+    skipped = sum(epoch.get("skipped_steps", 0) for epoch in history)
+    return (f"{run_dir}: epoch {best['epoch']} of {len(history)} has the best validation accuracy, "
+            f"{100 * best['validation_accuracy']:.1f} %; test accuracy {100 * right.mean():.1f} % "
+            f"(95 % interval {interval}, {len(right)} clips)"
+            + (f"; {skipped} steps overflowed in float16 and were skipped" if skipped else ""))

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dataset import JointDataset
 from learning.augmentation import augment
 from learning.devices import autocast, gradient_scaler, world
 from learning.pitch_copies import clips_or_copies
@@ -42,12 +41,10 @@ def learning_rate(step, steps, settings):
 
 
 def set_learning_rate(optimizer, rate):
-    """For the next step; in place where a recorded step reads it."""
+    """For the next step; in place where a recorded step reads it, on its GPU: a resumed run has read it to the CPU."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        there, device = group["lr"], group["params"][0].device
+        group["lr"] = there.to(device).fill_(rate) if isinstance(there, torch.Tensor) else rate
 
 
 def count_steps(clips, batch_size):
@@ -110,8 +107,9 @@ def learn(model, dataset, optimizer, scaler, settings, generator, rows, count):
     with autocast(settings.precision, dataset.device):
         logits, more = (model(x), 0) if dataset.tags is None else model(x, dataset.tags[rows])
         logits = logits.float()
-        loss = more + nn.functional.cross_entropy(logits, targets, dataset.class_weights if settings.balance else None,
-                                           reduction="sum", label_smoothing=settings.label_smoothing)
+        weights = dataset.class_weights if settings.balance else None
+        loss = more + nn.functional.cross_entropy(logits, targets, weights, reduction="sum",
+                                                  label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss * world()[1] / count).backward()                  # processes are averaged: mean over the batch
     if settings.clip_norm:
@@ -153,10 +151,9 @@ def training_batch(dataset, rows, settings, generator):
     y = dataset.labels[rows]
     targets = (y[:, None] == torch.arange(len(dataset.genres), device=y.device)).float()     # one_hot waits for the GPU
     values = clips_or_copies(dataset, rows, generator) if settings.pitch_copies else dataset.raw(rows)
-    joint = isinstance(dataset, JointDataset)
-    parts, fills = (values, dataset.mean) if joint else ([values], [dataset.mean])
+    joint, fills = isinstance(values, list), [part.mean for part in dataset.parts]
     in_db = [part.scale == "db" and "power" in part.info for part in dataset.parts]
-    parts, targets = augment(parts, targets, settings, generator, fills, in_db)
+    parts, targets = augment(values if joint else [values], targets, settings, generator, fills, in_db)
     return dataset.normalised(parts if joint else parts[0]), y, targets
 
 
@@ -164,25 +161,24 @@ class StepGraph:
     """A training step recorded once as a CUDA graph and then replayed: one launch instead of one for each kernel.
 
     The first steps of a training run as usual, on their own stream: libraries choose kernels and allocate memory in
-    them, which must not be recorded. Batches of another size than the recorded one run as usual too.
-
-    Parameters
-    ----------
-    device : torch.device
-        A GPU that holds the data set.
-    first : int
-        Steps before the recording.
+    them, which must not be recorded. Batches of another size than the recorded one run as usual too. `device` is a GPU
+    that holds the data set.
     """
 
-    def __init__(self, device, first=3):
-        self.generator, self.first, self.graph, self.size = torch.Generator(device), first, None, 0
+    def __init__(self, device):
+        self.generator, self.first, self.graph, self.size = torch.Generator(device), 3, None, 0
 
     def take(self, step, batch):
         """Take a step on a batch of rows; what is recorded and replayed is the `step` of the recording call."""
         self.size = self.size or len(batch)
         if self.first > 0:
             self.first -= 1
-            return self.aside(step, batch)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                found = step(batch, len(batch))
+            torch.cuda.current_stream().wait_stream(stream)
+            return found
         if len(batch) != self.size:
             return step(batch, len(batch))
         if self.graph is None:
@@ -194,12 +190,3 @@ class StepGraph:
         self.rows.copy_(batch)
         self.graph.replay()
         return self.found
-
-    @staticmethod
-    def aside(step, batch):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            found = step(batch, len(batch))
-        torch.cuda.current_stream().wait_stream(stream)
-        return found

@@ -145,13 +145,12 @@ def read_plan(folder):
 
 
 def read_run(folder):
-    import training
     from classifier.network import load_classifier
     from learning import runs
 
     run_dir = folder / "runs" / "tiny" / "x" / "seed0"
     runs.start_run(run_dir, runs.load_config(run_dir))
-    training.report(run_dir)
+    runs.report(run_dir)
     classify(load_classifier(run_dir))
 
 

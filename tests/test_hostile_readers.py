@@ -187,7 +187,7 @@ def test_probabilities_that_do_not_belong_together(broken, valid, change):
     broken(f"{RUN}/probabilities.npz", b"")
     np.savez(path, **arrays)
     with pytest.raises(DataError, match="probabilities.npz is damaged"):
-        training.report(valid / RUN)
+        runs.report(valid / RUN)
 
 
 @pytest.mark.parametrize("name", [f"{RUN}/config.json", "weights/some.json"])

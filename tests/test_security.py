@@ -95,7 +95,7 @@ def test_probabilities_that_are_really_pickles_run_nothing(finished, tmp_path, b
         np.savez(path, **{name: np.array([bomb], dtype=object) for name in whole})
     else:
         WAYS[way](bomb, path)
-    for read in (runs.load_probabilities, training.report, load_classifier):
+    for read in (runs.load_probabilities, runs.report, load_classifier):
         with pytest.raises(DataError, match="probabilities.npz is damaged"):
             read(run_dir)
 

@@ -71,7 +71,7 @@ RECIPES = {
     "constant": {},
     "one cycle": {"one_cycle": True, "clip_norm": 1.0, "optimizer": "adamw", "weight_decay": 0.01},
     "bfloat16": {"one_cycle": True, "precision": "bfloat16"},
-    "augmented": {"roll": True, "chunk": 64, "shift_bins": 1, "gain_db": 3.0, "equaliser_db": 3.0, "mask_bins": 2,
+    "augmented": {"roll": True, "chunk": 64, "shift_bins": 1, "equaliser_db": 3.0, "mask_bins": 2,
                   "mask_frames": 9, "mixup": 0.3, "label_smoothing": 0.1, "average": 0.9},
 }
 

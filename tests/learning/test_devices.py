@@ -132,8 +132,8 @@ def test_steps_that_overflow_are_skipped_and_counted(tiny, tmp_path, monkeypatch
     fresh = training.build(runs.load_config(run_dir))
     kept = runs.load_weights(run_dir, training.build(runs.load_config(run_dir)))
     assert all(map(torch.equal, kept.parameters(), fresh.parameters()))
-    assert "; 6 steps overflowed in float16 and were skipped" in training.report(run_dir)
+    assert "; 6 steps overflowed in float16 and were skipped" in runs.report(run_dir)
     overflowing(monkeypatch, 1.0)
     run_dir, history = train(tiny, tmp_path / "none", **settings)
-    assert [epoch["skipped_steps"] for epoch in history] == [0, 0] and "overflowed" not in training.report(run_dir)
+    assert [epoch["skipped_steps"] for epoch in history] == [0, 0] and "overflowed" not in runs.report(run_dir)
     assert history[-1]["train_loss"] < 2

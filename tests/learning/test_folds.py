@@ -50,7 +50,7 @@ def test_every_clip_is_tested_once_with_its_artist_on_one_side(request, collecti
     data = request.getfixturevalue(collection)
     dataset = training.open_row({"feature": features}, data, device="cpu")
     dataset.tracks.iloc[7, dataset.tracks.columns.get_loc("status")] = "silent"
-    for part in getattr(dataset, "parts", [dataset]):
+    for part in dataset.parts:
         part.usable = part.usable & (np.arange(64) != 7)        # a clip that cannot be used stays out
     tested, validated = [], []
     for fold in range(count):
@@ -61,7 +61,7 @@ def test_every_clip_is_tested_once_with_its_artist_on_one_side(request, collecti
         assert set(dataset.labels[dataset.rows["training"]].tolist()) == set(range(4))
         tested.append(dataset.rows["test"].tolist())
         validated.append(dataset.rows["validation"].tolist())
-        for part in getattr(dataset, "parts", [dataset]):
+        for part in dataset.parts:
             assert part.rows["training"].tolist() == dataset.rows["training"].tolist()
     assert sorted(sum(tested, [])) == [k for k in range(64) if k != 7]
     assert validated == tested[1:] + tested[:1]
@@ -152,10 +152,10 @@ def test_normalisation_is_fitted_on_the_training_clips_of_the_fold(four, opened)
     take_fold(dataset, 2)
     before = dataset.normalise()
     others = np.concatenate([dataset.rows["validation"], dataset.rows["test"]])
-    for part in getattr(dataset, "parts", [dataset]):
+    for part in dataset.parts:
         part.array[others] = 6e4
     assert dataset.normalise() == before
-    for part in getattr(dataset, "parts", [dataset]):
+    for part in dataset.parts:
         part.array[dataset.rows["training"][0]] = 6e4
     assert dataset.normalise() != before
 
