@@ -226,7 +226,7 @@ class FeatureDataset:
 
 
 class JointDataset(FeatureDataset):
-    """Several features of the same clips: values, mean and deviation are lists, with one element for each feature.
+    """Several features of the same clips: values are lists, one element for each feature.
 
     Parameters are those of `FeatureDataset`, with several names for `features`, and "db" the only scale.
 

@@ -45,8 +45,9 @@ def main(argv=None):
         add_settings(run)
     for command, do in ((run, run_rows), (table, show_table)):
         add_data_options(command)
-        command.add_argument("--runs-dir", help="default: runs, or runs/quick")
-        command.add_argument("--results-dir", help="default: results, or runs/quick/results")
+        quick = command is run
+        command.add_argument("--runs-dir", help="default: runs" + ", or runs/quick" * quick)
+        command.add_argument("--results-dir", help="default: results" + ", or runs/quick/results" * quick)
         command.set_defaults(do=do)
     args = parser.parse_args(argv)
     args.do(args)

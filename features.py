@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 import time
-from contextlib import suppress
 from functools import partial as bind
 from pathlib import Path
 
@@ -260,11 +259,9 @@ class _Run:
                 bar.update()
 
 
-def _seconds(text):
-    """What --from says: seconds, or a word, which `choose_part` looks at."""
-    with suppress(ValueError):
-        return float(text)
-    return text
+def _place(text):
+    """What --from says: a word or seconds; of anything else argparse makes a message."""
+    return text if text in ("start", "middle") else float(text)
 
 
 def parse_arguments(argv):
@@ -276,7 +273,7 @@ def parse_arguments(argv):
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="length of a clip; one that is up to a tenth shorter is padded with its own repetition "
                              "(default: 30, or what the cache was made with)")
-    parser.add_argument("--from", dest="start", type=_seconds, metavar="WHERE",
+    parser.add_argument("--from", dest="start", type=_place, metavar="WHERE",
                         help="which part of a longer file: start, middle, or what follows after so many seconds "
                              "(default: start, or what the cache was made with)")
     parser.add_argument("--statistics", action="store_true",

@@ -1,7 +1,7 @@
 """Beyond the study: a small residual network beside statistics of the clip, and several features in one network.
 
-Every network takes ``(batch, bins, frames)``, `Fusion` one for each feature, and gives logits ``(batch, classes)``; a
-ValueError says which argument is invalid, or that the input is too small.
+Every network takes ``(batch, bins, frames)``, `Fusion` one for each feature, and gives logits ``(batch, classes)``. A
+ValueError says that the input of a ResNet is too small, or what else it cannot take.
 
 References
 ----------

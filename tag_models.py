@@ -204,16 +204,16 @@ def upsample(n_in, n_out):
     return nn.ConvTranspose2d(n_in, n_out, 4, 2, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
 
 
-def take_encoder(model, run_dir, data, unless):
-    """Set the encoder of an `EncoderClassifier` to that of a run, unless the training to come (`unless`) is finished.
+def take_encoder(model, run_dir, data, new_run):
+    """Set the encoder of an `EncoderClassifier` to that of a run, unless the training to come (`new_run`) is finished.
 
     A DataError says that the run is not finished, or that its `data` (fingerprints) are not those of the training to
     come. Returns a hash of the run's weights: sixteen hexadecimal digits.
     """
     from safetensors.torch import load
 
-    if is_finished(unless):
-        return load_config(unless).get("start")
+    if is_finished(new_run):
+        return load_config(new_run).get("start")
     if not is_finished(run_dir):
         raise DataError(f"{run_dir} is not finished: train {run_dir.parts[-2]} with the same seed and data first")
     if not data.items() <= (load_config(run_dir).get("data") or {}).items():

@@ -136,12 +136,12 @@ def fit(model, dataset, settings, run_dir, progress):
         if best:
             runs.save_weights(run_dir, best)
         runs.save_history(run_dir, history)
-    test_best(model, dataset, settings, run_dir)
+    finish(model, dataset, settings, run_dir)
     return history
 
 
-def test_best(model, dataset, settings, run_dir):
-    """Write what the best weights say of validation and test, which finishes the run."""
+def finish(model, dataset, settings, run_dir):
+    """Write what the best weights say of validation and test: then a run is finished."""
     rank, size = world()
     if size > 1:
         dist.barrier()                                      # until the best weights are written
@@ -234,7 +234,7 @@ def check(name, settings, dataset, data_dir, fold):
 
 
 def settle(settings, run_dir, model, dataset):
-    """Resolve the precision "auto", and take over what a run that was begun may have otherwise: its own is as good."""
+    """Resolve the precision "auto". A run that was begun keeps its own; a finished one its graph and watch_test too."""
     finished = runs.is_finished(run_dir)
     begun = runs.load_config(run_dir)["training"] if finished or (run_dir / "config.json").is_file() else {}
     if begun and settings.precision == "auto":

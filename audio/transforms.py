@@ -54,7 +54,7 @@ FEATURES = {
                "hop_length": 512, "n_mels": N_MELS, "window": "hann, centred", "top_db": 80.0,
                "frames": "n STFT frames of the first 30 s, sampled at floor((j + 0.5) / 128 * n) for j = 0..127"},
 }  # fmt: skip
-STUDY_FEATURES = tuple(name for name in FEATURES if name != "mel128")
+STUDY_FEATURES = ("cqt", "chroma_cqt", "chroma_cens", "chroma_stft", "mel_stft", "mfcc")     # computed by default
 
 # The way from mel_stft to cqt in single steps: range and bands, resolution, the spacing of frequencies. cqt128 goes the
 # other way: as many bins as mel has bands, from A#0 (29 Hz) to 10.3 kHz, the widest that librosa allows below Nyquist.

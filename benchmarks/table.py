@@ -95,7 +95,7 @@ def put(path, text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Measure everything: on two quiet cores about fifteen minutes.")
+    parser = argparse.ArgumentParser(description="Measure everything: on two quiet cores about twenty minutes.")
     parser.add_argument("--data-dir", help="in FMA's layout (default: $DATA_DIR, data, or the demo corpus)")
     parser.add_argument("--keep", action="store_true", help="write the tables into docs/speed.md")
     parser.add_argument("--seconds", type=float, default=20, help="for each network (default: %(default)s)")

@@ -94,8 +94,10 @@ def make(folder, music):
             link = link.with_name(f"{track}-{file.name}")
         linked.add(link)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.abspath(file))
+        if link.is_symlink():
+            link.unlink()
+        if not link.exists():
+            link.symlink_to(os.path.abspath(file))
     return len(tracks) - len(used)
 
 

@@ -41,7 +41,7 @@ def learning_rate(step, steps, settings):
 
 
 def set_learning_rate(optimizer, rate):
-    """For the next step; in place where a recorded step reads it, on its GPU: a resumed run has read it to the CPU."""
+    """Set the rate of the next step. A CUDA graph reads it from a tensor on the GPU; a resumed run has it on CPU."""
     for group in optimizer.param_groups:
         there, device = group["lr"], group["params"][0].device
         group["lr"] = there.to(device).fill_(rate) if isinstance(there, torch.Tensor) else rate

@@ -45,13 +45,21 @@ def mark(path, place, repository):
     Returns
     -------
     text : str
+
+    Raises
+    ------
+    ValueError
+        If the notebook has no setup cell.
     """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if "badges" not in cell["metadata"].get("tags", [])]
+    settings = 0
     for cell in cells:
         if cell["cell_type"] == "code":
-            source = SETTING.sub(f'REPOSITORY = "{repository}"', "".join(cell["source"]))
-            cell["source"] = source.splitlines(keepends=True)
+            source, found = SETTING.subn(f'REPOSITORY = "{repository}"', "".join(cell["source"]))
+            cell["source"], settings = source.splitlines(keepends=True), settings + found
+    if settings != 1:
+        raise ValueError(f"{path.name} has {settings} lines REPOSITORY = \"...\", and needs one, in its setup cell")
     badges = {"cell_type": "markdown", "id": "badges", "metadata": {"tags": ["badges"]},
               "source": BADGES.format(place=place).splitlines(keepends=True)}
     notebook["cells"] = [badges, *cells]

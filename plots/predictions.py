@@ -12,7 +12,7 @@ def plot_probabilities(probabilities, title=None):
     Parameters
     ----------
     probabilities : dict of str to float, 0 to 1
-        As in `predict.answer`.
+        As in `classifier.songs.answer`.
     title : str, optional
     """
     genres, colours = list(probabilities), genre_colours(probabilities)
@@ -31,7 +31,7 @@ def plot_course(course, seconds, marks=()):
     Parameters
     ----------
     course : list of dict
-        As in `predict.answer`: ``start`` in seconds, ``probabilities`` by genre.
+        As in `classifier.songs.answer`: ``start`` in seconds, ``probabilities`` by genre.
     seconds : float
         Duration of the track.
     marks : sequence of (float, str), optional

@@ -78,8 +78,8 @@ def try_file(kind, number):
 
 def main():
     parser = argparse.ArgumentParser(description="Try damaged files.")
-    parser.add_argument("kind", choices=NAMES)
-    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("kind", choices=NAMES, help="of the files that are damaged")
+    parser.add_argument("--files", type=int, default=20_000, help="how many (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first file (default: 0)")
     args = parser.parse_args()
     numbers, names = range(args.first, args.first + args.files), NAMES[args.kind]

@@ -189,8 +189,8 @@ def main(argv=None):
     add_data_options(parser)
     parser.add_argument("--folds", action="store_true", help="of members that were cross-validated by artist")
     parser.add_argument("--repeats", type=int, help="seeds (default: as many as the existing result has, else 1)")
-    parser.add_argument("--runs-dir", default="runs")
-    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--runs-dir", default="runs", help="of the members (default: %(default)s)")
+    parser.add_argument("--results-dir", default="results", help="default: %(default)s")
     args = parser.parse_args(argv)
     results = [run_ensemble(name, find_data(args.data_dir), args.repeats, args.subset, args.runs_dir, args.results_dir,
                             args.folds)

@@ -31,7 +31,8 @@ from study.rows import EXPERIMENTS
 from study.runner import run_experiments
 from study.tables import RUNGS, ladder_table
 
-COPIES, SEED = 2, 0             # altered copies of each chunk; of the random splits and of the copies
+COPIES = 2                      # altered copies of each chunk
+SEED = 0                        # of the random splits and of the copies
 GAIN_DB, NOISE_DB = 6.0, 1.0    # most change of level, standard deviation of noise
 
 
@@ -194,8 +195,8 @@ def main(argv=None):
                         help="a name from: python experiments.py list (default: mel128_square)")
     add_data_options(parser)
     parser.add_argument("--frames", type=int, default=64, help="frames of a chunk (default: 64)")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=1, help="seeds (default: %(default)s)")
     args = parser.parse_args(argv)
     results = run_ladder(find_data(args.data_dir), args.experiment, args.frames, args.epochs, args.repeats, args.subset)
     print("\n" + ladder_table(results))

@@ -7,7 +7,7 @@ A table is between two comments; the first names its content,
 
 and ``python experiments.py table --readme README.md`` updates it from ``results/``. Instead of ``table`` (experiments
 of the study) there are ``study emotify`` (the study's own table of features and networks), ``ablations fma_small
-mel128_*`` (with one thing changed), ``ladder fma_small mel128_square`` (splits that leak), ``families allmusic``
+mel128_*`` (with one thing changed), ``ladder allmusic cqt_square`` (splits that leak), ``families allmusic``
 (classifiers by the statistics they read) and ``variance fma_small`` (what moves a figure, and how many clips a
 comparison needs).
 """

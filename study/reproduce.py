@@ -98,18 +98,22 @@ def main(argv=None):
     parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
     add_settings(parser)
     args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be 1 or more, not {args.repeats}")
     data_dir = find_data(args.data_dir)
     names = chosen_rows(data_dir, args.names, args.subset, args.features_dir)
     wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
     if missing := wanted - cached(data_dir, args.features_dir):
         fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
     settings = {"watch_test": 5} | given_settings(args)
+    seed = settings.pop("seed", 0)                      # the first one
     where = {"subset": args.subset, "features_dir": args.features_dir, "device": args.device}
     print(plan_table(plan(names, data_dir, args.repeats, settings, **where)), flush=True)
     if args.plan:
         return
     for name in names:
-        run_experiment(name, data_dir, args.repeats, settings, args.results_dir, runs_dir=args.runs_dir, **where)
+        run_experiment(name, data_dir, args.repeats, settings, args.results_dir, seed=seed,
+                       runs_dir=args.runs_dir, **where)
     if (data_dir / "fma_metadata" / "features.csv").is_file():
         classifiers.fit_baselines(Statistics(data_dir, args.subset), repeats=args.repeats,
                                 results_dir=args.results_dir, runs_dir=args.runs_dir)

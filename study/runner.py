@@ -84,7 +84,8 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
-def run_experiments(names, data_dir, epochs, repeats=1, runs_dir=None, results_dir="results", folds=False, **where):
+def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
+                    **where):
     """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
     Parameters
@@ -96,6 +97,8 @@ def run_experiments(names, data_dir, epochs, repeats=1, runs_dir=None, results_d
         Passes over the training clips.
     repeats : int or None
         Number of seeds; None for as many as the existing result has, or one.
+    seed : int
+        The first one.
     runs_dir : path-like, optional
         Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
     results_dir : path-like
@@ -118,9 +121,9 @@ def run_experiments(names, data_dir, epochs, repeats=1, runs_dir=None, results_d
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)
         by_fold = bool(there and there.get("folds")) if folds is None else folds
-        lost = would_be_lost(path, find_row(name), settings, range(count), by_fold)
+        lost = would_be_lost(path, find_row(name), settings, range(seed, seed + count), by_fold)
         if lost:
             print(f"{path} holds {lost} and is kept: this result goes to {runs_dir}/results")
         results[name] = run_experiment(name, data_dir, count, settings, runs_dir / "results" if lost else results_dir,
-                                       folds=by_fold, runs_dir=runs_dir, **where)
+                                       seed=seed, folds=by_fold, runs_dir=runs_dir, **where)
     return results, {name: seed_folders(result, runs_dir) for name, result in results.items()}
