@@ -324,9 +324,14 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_does_not_go_on_with_another_cache(data, tmp_path, monkeypatch, change):
     step = training.train_epoch
+
+    def interrupted_in_the_second_epoch(*args):
+        if args[4]:
+            raise KeyboardInterrupt
+        return step(*args)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", lambda *args: step(*args) if args[4] < 1 else signal.raise_signal(
-            signal.SIGINT))
+        patch.setattr(training, "train_epoch", interrupted_in_the_second_epoch)
         train(data, tmp_path / "runs")
     do, message = CHANGES[change]
     do(data)
