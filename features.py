@@ -260,8 +260,11 @@ class _Run:
 
 
 def _place(text):
-    """What --from says: a word or seconds; of anything else argparse makes a message."""
-    return text if text in ("start", "middle") else float(text)
+    """What --from says: a word or seconds."""
+    try:
+        return text if text in ("start", "middle") else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither start, middle nor a number of seconds") from error
 
 
 def parse_arguments(argv):

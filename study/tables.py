@@ -51,8 +51,9 @@ def results_table(results, seconds=False):
                      f"{100 / classes:.1f} % of balanced accuracy (mean recall over genres).")
     if there := [r["experiment"] for r in results if r.get("runs")]:
         notes.append(f"Read from finished runs: {'; '.join(there)}.")
-    fma = results[0]["dataset"].startswith("fma_")          # the study's data: beside its figures and its protocol,
-    best = [_over(each, "test_max") for each in seeds if fma]                               # which chooses on test
+    # The study's own data: beside its figures, and what its protocol, which chooses on test, gives for our runs.
+    fma = results[0]["dataset"].startswith("fma_")
+    best = [_over(each, "test_max") for each in seeds if fma]
     reported = [reported_by_study(r) for r in results if fma]
     if any(best):
         columns["test_max %"] = best
