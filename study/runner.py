@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fma import DataError, dataset_name, progress_bar, some
+from fma import DataError, dataset_name, load_tracks, progress_bar, some
 from learning.folds import take_fold
 from learning.runs import load_probabilities
 from study.result_files import (
@@ -84,7 +84,14 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
-def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
+def usual_epochs(data_dir, subset="small"):
+    """The notebooks' epochs: 60 for a few hundred clips, 20 for thousands (chosen on validation), 10 for the demo."""
+    if dataset_name(data_dir, subset) == "demo":
+        return 10
+    return 60 if len(load_tracks(data_dir, subset)) < 2000 else 20
+
+
+def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
                     **where):
     """Train several experiments on the notebooks' schedule: one cycle, test evaluated every fifth epoch.
 
@@ -93,8 +100,8 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
     names : sequence of str
         Such that `rows.find_row` knows.
     data_dir : path-like
-    epochs : int
-        Passes over the training clips.
+    epochs : int, optional
+        Passes over the training clips; by default `usual_epochs`.
     repeats : int or None
         Number of seeds; None for as many as the existing result has, or one.
     seed : int
@@ -114,9 +121,11 @@ def run_experiments(names, data_dir, epochs, repeats=1, seed=0, runs_dir=None, r
         Name to its runs, one for each seed; with folds, the folder of its folds' runs, which `load_probabilities` and
         `load_history` of learning/runs.py take for one.
     """
+    subset = where.get("subset") or "small"
+    epochs = usual_epochs(data_dir, subset) if epochs is None else epochs
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
     runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
-    folder, results = Path(results_dir) / dataset_name(data_dir, where.get("subset") or "small"), {}
+    folder, results = Path(results_dir) / dataset_name(data_dir, subset), {}
     for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
         count = repeats or (len(there["seeds"]) if there else 1)

@@ -119,3 +119,6 @@ def test_runs_and_results_that_were_given_a_folder_stay_there(monkeypatch, tmp_p
         notebook = {"data_dir": data_dir, "runs_dir": runs_dir, "results_dir": "other"}
         colab.prepare(notebook)
         assert (notebook["runs_dir"], notebook["results_dir"]) == (runs_dir, "other")
+    notebook = {"data_dir": "drive/MyDrive/music", "runs_dir": None, "epochs": None}
+    colab.prepare(notebook)
+    assert notebook["runs_dir"].endswith("drive/MyDrive/music/runs/usual_epochs")

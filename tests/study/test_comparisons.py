@@ -38,6 +38,17 @@ def test_notebooks_train_on_one_schedule_and_read_finished_runs(trained, tiny, m
     assert again[NAMES[0]] == results[NAMES[0]]
 
 
+def test_the_usual_schedule_is_shorter_for_more_clips_and_for_the_demo(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "run_experiment", lambda *args, **where: asked.append((args[3], where["runs_dir"])))
+    monkeypatch.setattr(runner, "seed_folders", lambda *_: [])
+    for name, clips in (("mine", 1999), ("mine", 2000), ("demo", 192)):
+        monkeypatch.setattr(runner, "load_tracks", lambda *_, clips=clips: range(clips))
+        runner.run_experiments(NAMES[:1], tiny.parent / name)
+    assert [(settings["epochs"], str(folder)) for settings, folder in asked] == [
+        (60, "runs/60_epochs"), (20, "runs/20_epochs"), (10, "runs/10_epochs")]
+
+
 def test_layers_add_up_to_all_parameters(tiny):
     dataset = FeatureDataset(tiny, "chroma_cqt")
     table = comparisons.layers("chroma_cqt_square", dataset)
