@@ -193,8 +193,8 @@ class FeatureDataset:
         ----------
         mean, std : sequence of float, optional
             One for each bin, as an earlier call returned them.
-        per : {"bin", "feature", "nothing"}
-            Fit one mean and deviation for each bin, one for all of them, or leave values as they are.
+        per : {"bin", "nothing"}
+            Fit a mean and a deviation for each bin, or leave values as they are.
 
         Returns
         -------
@@ -203,8 +203,8 @@ class FeatureDataset:
         """
         import torch
 
-        if per not in ("bin", "feature", "nothing"):
-            raise DataError(f"values cannot be normalised per {per!r}: choose bin, feature or nothing")
+        if per not in ("bin", "nothing"):
+            raise DataError(f"values cannot be normalised per {per!r}: choose bin or nothing")
         if mean is None:
             total = torch.zeros(2, self.shape[0], dtype=torch.float64, device=self.device)
             rows = self.rows["training"]
@@ -214,8 +214,6 @@ class FeatureDataset:
             mean, square = total / (len(rows) * self.shape[1])
             if not square.isfinite().all():
                 raise DataError(f"{self.feature}.npy holds values that are not numbers: make it again")
-            if per == "feature":
-                mean, square = (x.mean().expand(len(x)).clone() for x in (mean, square))
             std = (square - mean**2).clamp(min=0).sqrt()
             std[std < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
             if per == "nothing":

@@ -34,7 +34,7 @@ def prepare(notebook):
             drive.mount(notebook[name].split("/drive/")[0] + "/drive")
         if "data_dir" in on_drive:
             home = notebook["data_dir"]
-            runs = f"{home}/runs" + (f"/{notebook['epochs'] or 'usual'}_epochs" if "epochs" in notebook else "")
+            runs = f"{home}/runs" + ("/{epochs}_epochs" if "epochs" in notebook else "")
             for name, default, there in (("runs_dir", (None, "runs"), runs),
                                          ("results_dir", ("results",), f"{home}/results")):
                 if notebook.get(name, "") in default:

@@ -271,11 +271,12 @@ def _plain(feature, change=""):
 
 def cqt_against_mel():
     """Questions for `contrasts`: does the CQT beat mel, on the original study's linear input, and in decibels?"""
-    linear = contrast(_plain("cqt", "_linear_raw"), _plain("mel_stft", "_linear_raw"))
-    decibels = contrast(_plain("cqt"), _plain("mel_stft"))
-    return {"CQT − mel, as the original fed them": linear, "CQT − mel, in decibels": decibels,
-            "what decibels give to mel": contrast(_plain("mel_stft"), _plain("mel_stft", "_linear_raw")),
-            "what decibels give to the CQT": contrast(_plain("cqt"), _plain("cqt", "_linear_raw")),
+    linear, normalised, decibels = (contrast(_plain("cqt", change), _plain("mel_stft", change))
+                                    for change in ("_linear_raw", "_linear", ""))
+    return {"CQT − mel, as the original fed them": linear, "CQT − mel, the same normalised": normalised,
+            "CQT − mel, in decibels": decibels,
+            **{f"{feature} in decibels, normalised − as the original fed it":
+               contrast(_plain(feature), _plain(feature, "_linear_raw")) for feature in ("mel_stft", "cqt")},
             "by how much they close the gap": linear | {name: -weight for name, weight in decibels.items()}}
 
 

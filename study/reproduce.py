@@ -1,9 +1,11 @@
 """Run the whole study on one data folder, after an estimate of the time.
 
-    python -m study.reproduce --data-dir data --plan          # prints the estimate only
-    python -m study.reproduce --data-dir data --repeats 3     # all experiments with features, then the table
+    python -m study.reproduce --data-dir data --plan                # prints the estimate only
+    python -m study.reproduce --data-dir data                       # all experiments with features, then the table
+    python -m study.reproduce --folds --data-dir data/mymusic       # cross-validated by artist
 
-After an interruption, the same command continues.
+The schedule is that of docs/results.md: one cycle, and our own networks' recipe. `--one-cycle false --epochs 50` is the
+original's. After an interruption, the same command continues.
 """
 
 import argparse
@@ -16,11 +18,12 @@ from dataset import open_dataset
 from features import fill_cache
 from fma import DataError, add_data_options, dataset_name, find_data, run_command
 from learning.devices import choose_device
+from learning.folds import take_fold
 from study import classifiers
 from study.comparisons import step_seconds
 from study.result_files import load_results
 from study.rows import EXPERIMENTS, features_of
-from study.runner import run_experiment
+from study.runner import run_experiment, usual_epochs
 from study.statistics import Statistics
 from study.tables import format_table, results_table
 from training import Training, add_settings, count_steps, given_settings
@@ -48,7 +51,13 @@ def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
     return names
 
 
-def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir=None, device=None):
+def settings_of(name, epochs, given):
+    """Training settings of a row: so many epochs of one cycle unless it has a recipe of its own, and those given."""
+    recipe = EXPERIMENTS[name].get("training", {}).get("one_cycle")
+    return {"watch_test": 5} | ({} if recipe else {"one_cycle": True, "epochs": epochs}) | given
+
+
+def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir=None, device=None, folds=False):
     """Estimate the time of each experiment from a few training steps.
 
     Parameters
@@ -59,13 +68,15 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
     repeats : int
     settings : dict, optional
         Training settings that override the experiments'.
+    folds : bool
+        For all folds by artist.
 
     Returns
     -------
     dict of str to float
         Name to hours, over all repeats.
     """
-    hours, datasets, timed = {}, {}, {}
+    hours, datasets, timed, epochs = {}, {}, {}, usual_epochs(data_dir, subset)
     for name in names:
         row = EXPERIMENTS[name]
         feature = "+".join(features_of(row))
@@ -73,11 +84,13 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
         if feature not in datasets:
             datasets[feature] = open_dataset(data_dir, row["feature"], subset=subset, features_dir=features_dir,
                                              device=choose_device(device), hold=False)
-        training = Training(**{**row.get("training", {}), **(settings or {})})
+        dataset = datasets[feature]
+        times = repeats * (take_fold(dataset, 0) if folds else 1)
+        training = Training(**{**row.get("training", {}), **settings_of(name, epochs, settings or {})})
         if network not in timed:            # the same network takes the same time
-            timed[network] = step_seconds(name, datasets[feature], training.batch_size)
-        steps = count_steps(len(datasets[feature].rows["training"]), training.batch_size) * training.epochs
-        hours[name] = timed[network] * steps * OVERHEAD * repeats / 3600
+            timed[network] = step_seconds(name, dataset, training.batch_size)
+        steps = count_steps(len(dataset.rows["training"]), training.batch_size) * training.epochs
+        hours[name] = timed[network] * steps * OVERHEAD * times / 3600
     return hours
 
 
@@ -93,6 +106,7 @@ def main(argv=None):
     parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="experiments, with * (default: all)")
     add_data_options(parser)
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default 3)")
+    parser.add_argument("--folds", action="store_true", help="cross-validate by artist")
     parser.add_argument("--runs-dir", default="runs/study")
     parser.add_argument("--results-dir", default="runs/study/results", help="default: runs/study/results")
     parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
@@ -105,18 +119,19 @@ def main(argv=None):
     wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
     if missing := wanted - cached(data_dir, args.features_dir):
         fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
-    settings = {"watch_test": 5} | given_settings(args)
-    seed = settings.pop("seed", 0)                      # the first one
-    where = {"subset": args.subset, "features_dir": args.features_dir, "device": args.device}
-    print(plan_table(plan(names, data_dir, args.repeats, settings, **where)), flush=True)
+    given = given_settings(args)
+    seed = given.pop("seed", 0)                         # the first one
+    where = {"subset": args.subset, "features_dir": args.features_dir, "device": args.device, "folds": args.folds}
+    print(plan_table(plan(names, data_dir, args.repeats, given, **where)), flush=True)
     if args.plan:
         return
+    epochs = usual_epochs(data_dir, args.subset)
     for name in names:
-        run_experiment(name, data_dir, args.repeats, settings, args.results_dir, seed=seed,
+        run_experiment(name, data_dir, args.repeats, settings_of(name, epochs, given), args.results_dir, seed=seed,
                        runs_dir=args.runs_dir, **where)
     if (data_dir / "fma_metadata" / "features.csv").is_file():
         classifiers.fit_baselines(Statistics(data_dir, args.subset), repeats=args.repeats,
-                                results_dir=args.results_dir, runs_dir=args.runs_dir)
+                                  results_dir=args.results_dir, runs_dir=args.runs_dir, folds=args.folds)
     print(results_table(load_results(Path(args.results_dir) / dataset_name(data_dir, args.subset)), seconds=True))
 
 

@@ -85,7 +85,7 @@ def would_be_lost(path, row, settings, seeds, folds=False):
 
 
 def usual_epochs(data_dir, subset="small"):
-    """The notebooks' epochs: 60 for a few hundred clips, 20 for thousands, and for the demo corpus, to save time."""
+    """The notebooks' epochs: 60 for a few hundred clips, 20 for thousands and, to be quick, for the demo corpus."""
     few = len(load_tracks(data_dir, subset)) < 2000
     return 60 if few and dataset_name(data_dir, subset) != "demo" else 20
 
@@ -106,7 +106,8 @@ def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=No
     seed : int
         The first one.
     runs_dir : path-like, optional
-        Folder of the runs; by default ``runs/<epochs>_epochs``, which keeps schedules separate.
+        Folder of the runs, by default ``runs/{epochs}_epochs``: the number takes the place of ``{epochs}``, which keeps
+        schedules separate.
     results_dir : path-like
         An existing result with more seeds, another schedule or protocol is kept; the new one goes to `runs_dir`.
     folds : bool or None
@@ -123,7 +124,7 @@ def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=No
     subset = where.get("subset") or "small"
     epochs = usual_epochs(data_dir, subset) if epochs is None else epochs
     settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
-    runs_dir = Path(runs_dir or f"runs/{epochs}_epochs")
+    runs_dir = Path(str(runs_dir or "runs/{epochs}_epochs").replace("{epochs}", str(epochs)))
     folder, results = Path(results_dir) / dataset_name(data_dir, subset), {}
     for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")

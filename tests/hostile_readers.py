@@ -99,7 +99,7 @@ def make_files(folder):
     export_run(run_dir, folder / "weights" / "some")
     result, test = summarise_runs("mel128_square", [run_dir]), runs.load_probabilities(run_dir)
     result["seeds"].append(result["seeds"][0] | {"seed": 1})
-    for name, dataset in (("mel128_square", "fma_tiny"), ("mel128_square_raw", "fma_tiny"),
+    for name, dataset in (("mel128_square", "fma_tiny"), ("mel128_square_one_dropout", "fma_tiny"),
                           ("mel128_square", "ladder/fma_tiny_official")):
         save_result(folder / "results" / dataset / f"{name}.json",
                     result | {"experiment": name, "dataset": dataset.rpartition("/")[2]}, [test, test])

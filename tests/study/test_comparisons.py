@@ -42,11 +42,12 @@ def test_the_usual_schedule_is_shorter_for_more_clips_and_for_the_demo(tiny, mon
     asked = []
     monkeypatch.setattr(runner, "run_experiment", lambda *args, **where: asked.append((args[3], where["runs_dir"])))
     monkeypatch.setattr(runner, "seed_folders", lambda *_: [])
+    runner.run_experiments(NAMES[:1], tiny, runs_dir="drive/{epochs}_epochs")
     for name, clips in (("mine", 1999), ("mine", 2000), ("demo", 192)):
         monkeypatch.setattr(runner, "load_tracks", lambda *_, clips=clips: range(clips))
         runner.run_experiments(NAMES[:1], tiny.parent / name)
     assert [(settings["epochs"], str(folder)) for settings, folder in asked] == [
-        (60, "runs/60_epochs"), (20, "runs/20_epochs"), (20, "runs/20_epochs")]
+        (60, "drive/60_epochs"), (60, "runs/60_epochs"), (20, "runs/20_epochs"), (20, "runs/20_epochs")]
 
 
 def test_layers_add_up_to_all_parameters(tiny):

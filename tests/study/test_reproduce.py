@@ -1,6 +1,7 @@
 """The whole study on one folder: what will be run is said first, and it is what is run."""
 
 import json
+from pathlib import Path
 
 import pytest
 from synthetic import make_collection
@@ -9,8 +10,8 @@ from fma import DataError, run_command
 from study import reproduce
 from study.rows import EXPERIMENTS, features_of
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +43,31 @@ def test_features_joined_in_one_network_are_planned(tmp_path):
 def test_the_plan_counts_steps_epochs_and_repeats(tiny, monkeypatch):
     monkeypatch.setattr(reproduce, "step_seconds", lambda name, dataset, batch_size: 0.5 if "square" in name else 2.0)
     names = ["chroma_cqt_temporal", "chroma_cqt_square"]
-    hours = reproduce.plan(names, tiny, repeats=3, device="cpu")            # 40 clips: two steps an epoch, 50 epochs
-    assert hours["chroma_cqt_square"] == pytest.approx(0.5 * 2 * 50 * 3 * reproduce.OVERHEAD / 3600)
+    hours = reproduce.plan(names, tiny, repeats=3, device="cpu")            # 40 clips: two steps an epoch, 60 epochs
+    assert hours["chroma_cqt_square"] == pytest.approx(0.5 * 2 * 60 * 3 * reproduce.OVERHEAD / 3600)
     assert hours["chroma_cqt_temporal"] == pytest.approx(4 * hours["chroma_cqt_square"])
     short = reproduce.plan(names, tiny, repeats=3, settings={"epochs": 5}, device="cpu")
-    assert short["chroma_cqt_square"] == pytest.approx(hours["chroma_cqt_square"] / 10)
+    assert short["chroma_cqt_square"] == pytest.approx(hours["chroma_cqt_square"] / 12)
+    folds = reproduce.plan(names, tiny, repeats=3, device="cpu", folds=True)
+    assert folds["chroma_cqt_square"] == pytest.approx(5 * hours["chroma_cqt_square"])
     table = reproduce.plan_table(hours)
-    assert table.index("temporal") < table.index("square") and "2 experiments, 0.2 hours" in table
+    assert table.index("temporal") < table.index("square") and "2 experiments, 0.3 hours" in table
+
+
+def test_the_schedule_is_that_of_the_published_results():
+    """What `make reproduce` trains is what the stored results say that they were trained with."""
+    for name, dataset, epochs in (("mel128_square", "fma_small", 20), ("cqt_bbnn_paper", "allmusic", 60),
+                                  ("statistics_resnet", "fma_small", 20), ("vggish_dense", "fma_small", 20)):
+        stored = json.loads((ROOT / "results" / dataset / f"{name}.json").read_text())["config"]["training"]
+        ours = EXPERIMENTS[name].get("training", {}) | reproduce.settings_of(name, epochs, {})
+        assert {key: ours.get(key) for key in ("one_cycle", "epochs")} == {
+            key: stored[key] for key in ("one_cycle", "epochs")}, name
+    assert reproduce.settings_of("cqt_square", 60, {"epochs": 5, "one_cycle": False})["epochs"] == 5
 
 
 def test_the_command_says_then_runs_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
-    argv = ["chroma_cqt_s*", "--data-dir", str(tiny), "--repeats", "2", "--epochs", "1", "--one-cycle",
-            "--device", "cpu", "--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results")]
+    argv = ["chroma_cqt_s*", "--data-dir", str(tiny), "--repeats", "2", "--epochs", "1", "--device", "cpu",
+            "--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results")]
     assert run_command(lambda: reproduce.main([*argv, "--plan"])) == 0
     assert "1 experiments, 0.0 hours" in capsys.readouterr().out and not (tmp_path / "results").exists()
     assert run_command(lambda: reproduce.main(argv)) == 0

@@ -139,8 +139,8 @@ def test_a_file_that_is_not_utf_8_is_one_line_and_stays(results, tmp_path):
 
 @pytest.fixture
 def ablated(tmp_path):
-    for name, accuracy in (("cqt_square", 0.9), ("cqt_square_linear", 0.4), ("cqt_square_raw", 0.9),
-                           ("cqt_frequency_raw", 0.5)):
+    for name, accuracy in (("cqt_square", 0.9), ("cqt_square_linear", 0.4), ("cqt_square_one_dropout", 0.9),
+                           ("cqt_frequency_one_dropout", 0.5)):
         made_up(name, 0, accuracy, tmp_path / "some")
     return tmp_path
 
@@ -148,10 +148,10 @@ def ablated(tmp_path):
 def test_an_ablation_is_compared_with_the_row_that_it_changes(ablated):
     text = marked_tables.marked_tables("<!-- ablations some cqt_* -->\n<!-- end -->", ablated)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cqt")]
-    assert [row[:2] for row in rows] == [["cqt_square", "linear"], ["cqt_square", "raw"]]   # no row to compare the last
-    linear, raw = rows
+    assert [row[:2] for row in rows] == [["cqt_square", "linear"], ["cqt_square", "one_dropout"]]
+    linear, other = rows
     assert linear[4:7] == ["90.0", "40.0", "-50.0"] and linear[8] == "< 0.001"
-    assert raw[4:7] == ["90.0", "90.0", "+0.0"] and raw[8] == "1.000"
+    assert other[4:7] == ["90.0", "90.0", "+0.0"] and other[8] == "1.000"
     low, high = (float(end) for end in linear[7].split(" to "))
     assert low < -50 < high < 0 and "40 test clips of 20 artists, 1 seed" in text
 
