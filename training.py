@@ -245,16 +245,16 @@ def settle(settings, run_dir, model, dataset):
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
     clips = clips[..., : settings.chunk] if settings.chunk else clips
     settings.precision = devices.choose_precision(settings.precision, dataset.device, model, clips)
+    devices.warn_of_memory(model, clips, settings.batch_size, settings.precision, dataset.device)
 
 
 def describe(name, network, normalisation, dataset, settings):
     """What config.json says of every run: all that is needed to rebuild the network and to feed it."""
-    device = dataset.device
     config = {"experiment": name, "dataset": dataset.name, "model": network, "feature": dataset.feature,
-              "feature_parameters": dataset.info, "scale": dataset.scale,
-              "normalisation": normalisation, "genres": dataset.genres, "training": as_config(settings),
-              "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-              "processes": world()[1], "versions": runs.versions()}
+              "feature_parameters": dataset.info, "scale": dataset.scale, "normalisation": normalisation,
+              "genres": dataset.genres, "training": as_config(settings),
+              "device": (torch.cuda.get_device_name(dataset.device) if dataset.device.type == "cuda" else
+                         platform.machine()), "processes": world()[1], "versions": runs.versions()}
     return config | ({"pitch_shifts": pitch_shifts(dataset)} if settings.pitch_copies else {})
 
 
@@ -304,7 +304,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     if progress and first:
         call_out_leaks(dataset)
-    with runs.lock(run_dir, write=first):
+    with runs.lock(run_dir, write=first), devices.memory_named(dataset.device, settings.batch_size):
         runs.start_run(run_dir, config, write=first)
         return run_dir, fit(model, dataset, settings, run_dir, progress)
 

@@ -137,3 +137,30 @@ def test_steps_that_overflow_are_skipped_and_counted(tiny, tmp_path, monkeypatch
     run_dir, history = train(tiny, tmp_path / "none", **settings)
     assert [epoch["skipped_steps"] for epoch in history] == [0, 0] and "overflowed" not in runs.report(run_dir)
     assert history[-1]["train_loss"] < 2
+
+
+def test_the_memory_of_a_step_is_foreseen(monkeypatch, capsys):
+    """A run that needs more than there is would be ended by the system, without a word: it is warned of."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 8))
+    clips, before = torch.randn(2, 3, 4), torch.get_rng_state()
+    floats = 12 + 100 + 100 + 100       # a clip, what ReLU gives, which half of it is dropped, and what is left
+    assert devices.step_memory(model, clips, 32, "float32") == 2 * 32 * 4 * floats
+    for limit, words in ((1e6, ""), (8e4, "takes about 8e-05 GB of memory for 32 clips at a time, of 8e-05: if")):
+        monkeypatch.setattr(devices, "memory_limit", lambda limit=limit: limit)
+        devices.warn_of_memory(model, clips, 32, "float32", CPU)
+        assert bool(words) == bool(said := capsys.readouterr().err) and words in said
+    assert torch.equal(torch.get_rng_state(), before), "the network would be trained with other random numbers"
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+])
+def test_memory_that_is_too_small_is_one_line(monkeypatch, tiny, tmp_path, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(training, "train_epoch", fail)
+    with pytest.raises(DataError, match="the memory of cpu is too small for 16 clips at a time: choose") as said:
+        train(tiny, tmp_path)
+    assert "\n" not in str(said.value)
