@@ -129,8 +129,8 @@ def watch(command, journal=None, skip=0):
             with suppress(OSError):         # its own mark: what getrusage says began with this process's memory
                 held = re.search(r"VmHWM:\s+(\d+) kB", status_file.read_text())
                 peak = max(peak, int(held[1]) / 2**10 if held else 0)
-            if journal is not None and journal.is_file():
-                lines = journal.read_bytes().count(b"\n")
+            with suppress(FileNotFoundError):       # not made yet, or taken away at the end
+                lines = journal.read_bytes().count(b"\n") if journal else 0
                 if lines >= max(skip, last[1] + 1):
                     last = time.perf_counter(), lines
                     first = first or last
