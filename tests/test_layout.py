@@ -17,12 +17,9 @@ COMMAND = {("fma", "audio.audit"), ("fma", "audio.audit.print_audit")}
 
 
 def listed():
-    """Modules in the order of that list: those of a folder stand in its row, `folder/` first."""
+    """Modules in the order of that list, dotted."""
     table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## How it is built")[1].split("\n## ")[0]
-    for row in re.findall(r"^\|([^|]*)\|", table, re.M):
-        folder = re.search(r"`(\w+)/`", row)
-        names = re.findall(r"`(\w+)(?:\.py)?`", row)
-        yield from (f"{folder[1]}.{name}" for name in names) if folder else names
+    return [path.replace("/", ".") for path in re.findall(r"^\| \[[^]]*\]\(([\w/]+)\.py\)", table, re.M)]
 
 
 def modules():
