@@ -13,7 +13,6 @@ N processes train as one does. On CPUs torch has no such batch norm: each proces
 
 import argparse
 import math
-import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
@@ -245,19 +244,19 @@ def settle(settings, run_dir, model, dataset):
     clips, _ = dataset.batch(dataset.rows["training"][[0, 0]])
     clips = clips[..., : settings.chunk] if settings.chunk else clips
     settings.precision = devices.choose_precision(settings.precision, dataset.device, model, clips)
-    devices.warn_of_memory(model, clips, settings.batch_size, settings.precision, dataset.device)
+    devices.warn_of_memory(model, clips, settings, dataset)
 
 
 def describe(name, network, normalisation, dataset, settings):
     """What config.json says of every run: all that is needed to rebuild the network and to feed it."""
     config = {"experiment": name, "dataset": dataset.name, "model": network, "feature": dataset.feature,
               "feature_parameters": dataset.info, "scale": dataset.scale, "normalisation": normalisation,
-              "genres": dataset.genres, "training": as_config(settings),
-              "device": (torch.cuda.get_device_name(dataset.device) if dataset.device.type == "cuda" else
-                         platform.machine()), "processes": world()[1], "versions": runs.versions()}
+              "genres": dataset.genres, "training": as_config(settings), "device": devices.name_of(dataset.device),
+              "processes": world()[1], "versions": runs.versions()}
     return config | ({"pitch_shifts": pitch_shifts(dataset)} if settings.pitch_copies else {})
 
 
+@devices.memory_named()
 def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", features_dir=None, device=None,
         progress=True, fold=None, dataset=None):
     """Train one experiment with one seed, on the collection's split or on one of its folds.
@@ -304,7 +303,7 @@ def run(name, row, data_dir, settings=None, runs_dir="runs", subset="small", fea
     config |= {"leaks": leaks} if (leaks := leaking_artists(dataset, ["test"])) else {}
     if progress and first:
         call_out_leaks(dataset)
-    with runs.lock(run_dir, write=first), devices.memory_named(dataset.device, settings.batch_size):
+    with runs.lock(run_dir, write=first):
         runs.start_run(run_dir, config, write=first)
         return run_dir, fit(model, dataset, settings, run_dir, progress)
 

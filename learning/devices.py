@@ -1,6 +1,7 @@
 """Where a network is trained: its device, precision and memory, and the processes that share the work."""
 
 import os
+import platform
 import sys
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -36,38 +37,46 @@ def step_memory(model, clips, batch_size, precision):
     networks was 1.7 to 2.3 times as high.
     """
     twin, kept = deepcopy(model).train(), {}
-    weights = {parameter.untyped_storage().data_ptr() for parameter in twin.parameters()}
+    weights = {tuple(sorted(parameter.shape)) for parameter in twin.parameters()}     # autocast copies and turns them
 
     def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        if tuple(sorted(tensor.shape)) not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.detach()          # itself, it would hold its own graph in memory for good
 
     with (torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
           autocast(precision, torch.device("cpu"))):
         logits = twin(clips)            # as long as these are there, so is what was kept, each at its own address
     del logits
-    return batch_size * sum(size for place, size in kept.items() if place not in weights)
+    return batch_size * sum(kept.values())
 
 
-def warn_of_memory(model, clips, batch_size, precision, device):
+def warn_of_memory(model, clips, settings, dataset):
     """Say on stderr if a step on a CPU will hardly fit into memory: the system would end the process without a word."""
-    needed = step_memory(model, clips, batch_size, precision) if device.type == "cpu" and world()[0] == 0 else 0
-    there = memory_limit()
+    if dataset.device.type != "cpu" or world()[0]:
+        return
+    batch_size, there = min(settings.batch_size, len(dataset.rows["training"])), memory_limit()
+    needed = step_memory(model, clips, batch_size, settings.precision)
     if needed > 0.8 * there:
         print(f"warning: {type(model).__name__} takes about {needed / 1e9:.2g} GB of memory for {batch_size} clips at "
               f"a time, of {there / 1e9:.2g}: if the system ends the process, choose a smaller batch_size, or a "
               "feature with fewer frames (mel128)", file=sys.stderr)
 
 
+def ran_out_of_memory(error):
+    """Whether an error of torch's says that memory, of a GPU or of this computer, ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 @contextmanager
-def memory_named(device, batch_size):
-    """Turn torch's errors when memory runs out into a DataError."""
+def memory_named():
+    """Turn torch's errors when memory runs out into a DataError; a context, or a decorator."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise DataError(f"the memory of {device} is too small for {batch_size} clips at a time: choose a smaller "
-                            "batch_size, or a feature with fewer frames (mel128)") from error
+        if ran_out_of_memory(error):
+            raise DataError("there is too little memory for this training: choose a smaller batch_size, or a feature "
+                            "with fewer frames (mel128)") from error
         raise
 
 
@@ -123,6 +132,11 @@ def choose_device(name=None):
     except (RuntimeError, AssertionError, AttributeError) as error:     # the last two from a torch without CUDA
         raise DataError(f"device {name!r} cannot be used: choose cpu, or cuda or mps where there is one") from error
     return device
+
+
+def name_of(device):
+    """The name of a GPU, or the kind of processor, for the record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def fast_precisions(device):
@@ -181,10 +195,10 @@ def failure(model, clips, precision, device):
         with autocast(precision, device):
             loss = twin(clips).float().sum()
         loss.backward()
-    except torch.OutOfMemoryError as error:         # which says nothing about the precision
-        raise DataError(f"the memory of {device} is too small for this network: close what else uses it, or choose "
-                        "--device cpu") from error
     except RuntimeError as error:
+        if ran_out_of_memory(error):                # which says nothing about the precision
+            raise DataError(f"the memory of {device} is too small for this network: close what else uses it"
+                            + ", or choose --device cpu" * (device.type != "cpu")) from error
         return str(error).strip().partition("\n")[0].partition(". ")[0]
     return ""
 

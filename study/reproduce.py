@@ -16,7 +16,16 @@ from pathlib import Path
 from audio.transforms import FEATURES
 from dataset import open_dataset
 from features import fill_cache
-from fma import DataError, add_data_options, dataset_name, find_data, run_command
+from fma import (
+    DataError,
+    add_data_options,
+    dataset_name,
+    find_data,
+    load_genres,
+    load_tracks,
+    run_command,
+    sub_genres,
+)
 from learning.devices import choose_device
 from learning.folds import take_fold
 from study import classifiers
@@ -26,6 +35,7 @@ from study.rows import EXPERIMENTS, features_of
 from study.runner import run_experiment, usual_epochs
 from study.statistics import Statistics
 from study.tables import format_table, results_table
+from tag_models import LEARN_TAGS
 from training import Training, add_settings, count_steps, given_settings
 
 OVERHEAD = 1.2      # for validation, and for loading the clips of a step
@@ -39,12 +49,16 @@ def cached(data_dir, features_dir=None):
 def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
     """Names of the experiments that match the patterns and whose features are cached or can be computed from audio.
 
-    Those on pitch-shifted copies and on recurrence are left out: features.py makes these on demand alone.
+    Those on pitch-shifted copies and on recurrence are left out: features.py makes these on demand alone. So are those
+    that learn from sub-genres, where a collection has none.
     """
     audio = (Path(data_dir) / f"fma_{subset}").is_dir()
     there = cached(data_dir, features_dir) | (set(FEATURES) if audio else set())
     names = [name for name, row in EXPERIMENTS.items() if any(fnmatch(name, pattern) for pattern in patterns)
              and set(features_of(row)) <= there and not row.get("training", {}).get("pitch_copies")]
+    if sub_genres(load_tracks(data_dir, subset), load_genres(data_dir)).empty:
+        names = [name for name in names if EXPERIMENTS[name]["model"] not in LEARN_TAGS
+                 and "start" not in EXPERIMENTS[name]]
     if not names:
         raise DataError(f"no experiment matches {' '.join(patterns)} with features of {data_dir}: "
                         "see experiments.py list")
@@ -117,7 +131,11 @@ def main(argv=None):
     data_dir = find_data(args.data_dir)
     names = chosen_rows(data_dir, args.names, args.subset, args.features_dir)
     wanted = {feature for name in names for feature in features_of(EXPERIMENTS[name])}
-    if missing := wanted - cached(data_dir, args.features_dir):
+    missing = wanted - cached(data_dir, args.features_dir)
+    if missing and args.plan:
+        print(f"not in the plan, but made and trained on in a run: {', '.join(sorted(missing))}")
+        names = [name for name in names if not missing & set(features_of(EXPERIMENTS[name]))]
+    elif missing:
         fill_cache(data_dir, sorted(missing), args.subset, args.features_dir)
     given = given_settings(args)
     seed = given.pop("seed", 0)                         # the first one

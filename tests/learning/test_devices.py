@@ -1,5 +1,9 @@
 """The precision of a run is what its device can train its network in, and float16 loses no step unseen."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_training import Cut, command, cut, outcome, train
@@ -144,10 +148,16 @@ def test_the_memory_of_a_step_is_foreseen(monkeypatch, capsys):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 8))
     clips, before = torch.randn(2, 3, 4), torch.get_rng_state()
     floats = 12 + 100 + 100 + 100       # a clip, what ReLU gives, which half of it is dropped, and what is left
+    held = []
+    model[2].register_forward_hook(lambda module, given, said: held.append(weakref.ref(said)))
     assert devices.step_memory(model, clips, 32, "float32") == 2 * 32 * 4 * floats
+    model[2]._forward_hooks.clear()
+    gc.collect()
+    assert len(held) == 1 and held[0]() is None, "what was measured stays in memory"
     for limit, words in ((1e6, ""), (8e4, "takes about 8e-05 GB of memory for 32 clips at a time, of 8e-05: if")):
         monkeypatch.setattr(devices, "memory_limit", lambda limit=limit: limit)
-        devices.warn_of_memory(model, clips, 32, "float32", CPU)
+        dataset = SimpleNamespace(device=CPU, rows={"training": range(32)})
+        devices.warn_of_memory(model, clips, training.Training(batch_size=500, precision="float32"), dataset)
         assert bool(words) == bool(said := capsys.readouterr().err) and words in said
     assert torch.equal(torch.get_rng_state(), before), "the network would be trained with other random numbers"
 
@@ -156,11 +166,21 @@ def test_the_memory_of_a_step_is_foreseen(monkeypatch, capsys):
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
 ])
-def test_memory_that_is_too_small_is_one_line(monkeypatch, tiny, tmp_path, error):
+@pytest.mark.parametrize("where", ["training.train_epoch", "training.settle", "learning.devices.failure"])
+def test_memory_that_is_too_small_is_one_line(monkeypatch, tiny, tmp_path, error, where):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(training, "train_epoch", fail)
-    with pytest.raises(DataError, match="the memory of cpu is too small for 16 clips at a time: choose") as said:
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(DataError, match="there is too little memory for this training: choose a smaller") as said:
         train(tiny, tmp_path)
     assert "\n" not in str(said.value)
+
+
+def test_too_little_memory_is_not_taken_for_a_lack_of_the_precision(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you ...")
+
+    monkeypatch.setattr(nn.Linear, "forward", fail)
+    with pytest.raises(DataError, match="the memory of cpu is too small for this network: close what else uses it$"):
+        devices.choose_precision("bfloat16", CPU, nn.Linear(2, 2), torch.zeros(2, 2))
