@@ -101,7 +101,7 @@ def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, exp
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     code = ("import sys, runpy, dataset\n" + ("" if expect else
             "dataset.FeatureDataset.expect = lambda self, rows: None\n") +
-            "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[1], run_name='__main__')")
+            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
     with tempfile.TemporaryDirectory() as runs_dir:
         command = [*(start if processes > 1 else [sys.executable, "-c", code]), "training.py", experiment, "--data-dir",
                    str(data_dir), "--runs-dir", runs_dir, "--epochs", str(epochs)]
@@ -109,7 +109,8 @@ def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, exp
                                                       "TQDM_DISABLE": "1"},
                               preexec_fn=before, capture_output=True, text=True)
         if done.returncode:
-            raise DataError(f"training.py failed: {done.stderr.strip()[-500:]}")
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise DataError(f"training.py failed: {reason or f'status {done.returncode}'}")
         (run_dir,) = Path(runs_dir).glob("*/*/seed0")
         return float(np.median([epoch["seconds"] for epoch in load_history(run_dir)[1:]]))
 
@@ -119,16 +120,17 @@ def train(experiment, data_dir, epochs, processes=1, threads=1, before=None, exp
 
 @contextmanager
 def memory_limit(n_bytes):
-    """A call that puts its process under a limit of memory, page cache included; Linux, as root."""
-    roots = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")]
-    root = next((path for path in roots if (path / "cgroup.procs").is_file()), None)
-    group = root and root / f"benchmark-{os.getpid()}"
+    """A call that puts its process under a limit of memory, page cache included; Linux with cgroup v2, as root."""
+    root = Path("/sys/fs/cgroup")
+    group = root / f"benchmark-{os.getpid()}"
     try:
+        if "memory" not in (root / "cgroup.controllers").read_text().split():
+            raise OSError
         group.mkdir()
-        limit = next(group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).is_file())
-        limit.write_text(str(n_bytes))
-    except (AttributeError, OSError, StopIteration) as error:
-        raise DataError("memory cannot be limited here: that takes Linux, control groups and root") from error
+        (group / "memory.max").write_text(str(n_bytes))
+    except OSError as error:
+        raise DataError("memory cannot be limited here, which takes Linux with cgroup v2, and root: training from a "
+                        "disk is not measured") from error
     try:
         yield lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
     finally:

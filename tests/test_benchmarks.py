@@ -195,6 +195,13 @@ def test_a_collection_on_disk_has_all_its_clips_and_splits(tmp_path):
     assert [len(dataset.rows[split]) for split in ("training", "validation", "test")] == [576, 32, 32]
 
 
+def test_a_training_is_timed_in_a_process_of_its_own(tmp_path):
+    commands.data_of(tmp_path, 40)
+    assert 0 < commands.train("cqt_temporal", tmp_path, epochs=2) < 60
+    with pytest.raises(DataError, match="^training.py failed: training.py: error: no experiment is named cqt_gone"):
+        commands.train("cqt_gone", tmp_path, epochs=1)
+
+
 def test_the_start_of_commands_is_measured_and_help_loads_little():
     """What a command does not use, it does not import."""
     seconds, imported = commands.start_up(1)
