@@ -33,8 +33,8 @@ def keep_memory():
 def step_memory(model, clips, batch_size, precision):
     """Estimate the bytes that a training step on a CPU takes: twice what its forward pass keeps for the backward pass.
 
-    That is measured on a batch of two clips. Twice, because gradients and glibc's gaps come on top: the peak of eight
-    networks was 1.7 to 2.3 times as high.
+    That is measured on a batch of two clips. Twice, because gradients and glibc's gaps come on top: the peaks of seven
+    trainings were 1.7 to 2.3 times as high.
     """
     twin, kept = deepcopy(model).train(), {}
     weights = {tuple(sorted(parameter.shape)) for parameter in twin.parameters()}     # autocast copies and turns them
