@@ -48,7 +48,7 @@ def step_memory(model, clips, batch_size, precision):
           autocast(precision, torch.device("cpu"))):
         logits = twin(clips)            # as long as these are there, so is what was kept, each at its own address
     del logits
-    return batch_size * sum(kept.values())
+    return batch_size * sum(kept.values())         # twice, for each of the two
 
 
 def warn_of_memory(model, clips, settings, dataset):

@@ -32,7 +32,7 @@ from study import classifiers
 from study.comparisons import step_seconds
 from study.result_files import load_results
 from study.rows import EXPERIMENTS, features_of
-from study.runner import run_experiment, usual_epochs
+from study.runner import run_experiment, usual_schedule
 from study.statistics import Statistics
 from study.tables import format_table, results_table
 from tag_models import LEARN_TAGS
@@ -65,10 +65,10 @@ def chosen_rows(data_dir, patterns, subset="small", features_dir=None):
     return names
 
 
-def settings_of(name, epochs, given):
-    """Training settings of a row: so many epochs of one cycle unless it has a recipe of its own, and those given."""
+def with_schedule(name, schedule, given):
+    """Training settings of a row: the schedule, of which a recipe has its own, and those given."""
     recipe = EXPERIMENTS[name].get("training", {}).get("one_cycle")
-    return {"watch_test": 5} | ({} if recipe else {"one_cycle": True, "epochs": epochs}) | given
+    return ({"watch_test": schedule["watch_test"]} if recipe else schedule) | given
 
 
 def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir=None, device=None, folds=False):
@@ -90,7 +90,7 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
     dict of str to float
         Name to hours, over all repeats.
     """
-    hours, datasets, timed, epochs = {}, {}, {}, usual_epochs(data_dir, subset)
+    hours, datasets, timed, schedule = {}, {}, {}, usual_schedule(data_dir, subset)
     for name in names:
         row = EXPERIMENTS[name]
         feature = "+".join(features_of(row))
@@ -100,7 +100,7 @@ def plan(names, data_dir, repeats=1, settings=None, subset="small", features_dir
                                              device=choose_device(device), hold=False)
         dataset = datasets[feature]
         times = repeats * (take_fold(dataset, 0) if folds else 1)
-        training = Training(**{**row.get("training", {}), **settings_of(name, epochs, settings or {})})
+        training = Training(**{**row.get("training", {}), **with_schedule(name, schedule, settings or {})})
         if network not in timed:            # the same network takes the same time
             timed[network] = step_seconds(name, dataset, training.batch_size)
         steps = count_steps(len(dataset.rows["training"]), training.batch_size) * training.epochs
@@ -143,9 +143,9 @@ def main(argv=None):
     print(plan_table(plan(names, data_dir, args.repeats, given, **where)), flush=True)
     if args.plan:
         return
-    epochs = usual_epochs(data_dir, args.subset)
+    schedule = usual_schedule(data_dir, args.subset)
     for name in names:
-        run_experiment(name, data_dir, args.repeats, settings_of(name, epochs, given), args.results_dir, seed=seed,
+        run_experiment(name, data_dir, args.repeats, with_schedule(name, schedule, given), args.results_dir, seed=seed,
                        runs_dir=args.runs_dir, **where)
     if (data_dir / "fma_metadata" / "features.csv").is_file():
         classifiers.fit_baselines(Statistics(data_dir, args.subset), repeats=args.repeats,

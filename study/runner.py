@@ -84,10 +84,15 @@ def would_be_lost(path, row, settings, seeds, folds=False):
     return f"runs with {', '.join(f'{key} {old[key]}' for key in differ)}" if differ else ""
 
 
-def usual_epochs(data_dir, subset="small"):
-    """The notebooks' epochs: 60 for a few hundred clips, 20 for thousands and, to be quick, for the demo corpus."""
-    few = len(load_tracks(data_dir, subset)) < 2000
-    return 60 if few and dataset_name(data_dir, subset) != "demo" else 20
+def usual_schedule(data_dir, subset="small", epochs=None):
+    """Training settings of docs/results.md: one cycle, test evaluated every fifth epoch.
+
+    By default of 60 epochs for a few hundred clips, of 20 for thousands and, to be quick, for the demo corpus.
+    """
+    if epochs is None:
+        few = len(load_tracks(data_dir, subset)) < 2000
+        epochs = 60 if few and dataset_name(data_dir, subset) != "demo" else 20
+    return {"epochs": epochs, "one_cycle": True, "watch_test": 5}
 
 
 def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=None, results_dir="results", folds=False,
@@ -100,7 +105,7 @@ def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=No
         Such that `rows.find_row` knows.
     data_dir : path-like
     epochs : int, optional
-        Passes over the training clips; by default `usual_epochs`.
+        Passes over the training clips; by default as `usual_schedule`.
     repeats : int or None
         Number of seeds; None for as many as the existing result has, or one.
     seed : int
@@ -122,9 +127,8 @@ def run_experiments(names, data_dir, epochs=None, repeats=1, seed=0, runs_dir=No
         `load_history` of learning/runs.py take for one.
     """
     subset = where.get("subset") or "small"
-    epochs = usual_epochs(data_dir, subset) if epochs is None else epochs
-    settings = {"epochs": epochs, "one_cycle": True, "watch_test": 5}
-    runs_dir = Path(str(runs_dir or "runs/{epochs}_epochs").replace("{epochs}", str(epochs)))
+    settings = usual_schedule(data_dir, subset, epochs)
+    runs_dir = Path(str(runs_dir or "runs/{epochs}_epochs").replace("{epochs}", str(settings["epochs"])))
     folder, results = Path(results_dir) / dataset_name(data_dir, subset), {}
     for name in progress_bar(names, unit="experiment", leave=False, delay=2):       # no bar if all are finished
         path, there = folder / f"{name}.json", read_result(folder / f"{name}.json")
